@@ -1,1 +1,38 @@
-//! farshore
+//! Ring to sealed segments to cache store.
+//!
+//! ```text
+//! ring ─take─▶ sealer (fold, compress, seal) ─▶ spool ─▶ uploader ─▶ vault
+//!       ◀─────────── release, once the spool has it durably
+//! ```
+//!
+//! - [`shipper`]: [`Shipper`], the loop of the main thread: takes, decides, seals, releases
+//! - [`fold`]: which bytes of a run of records survive (pure)
+//! - [`batch`]: when a segment is sealed (pure)
+//! - [`sealer`]: the segment in the making and the chain it continues
+//! - [`spool`]: sealed segments on disk until the vault has confirmed them
+//! - [`restart`]: what a shipper finds when it starts, and where it goes on (pure)
+//! - [`uploader`]: the second thread: segments into the vault in order, and what a refusal means
+//! - [`epoch`]: opens the epoch before its first segment, and seals the one before
+//! - [`state`]: the durable notes of a source (`epoch.json`, `shipped.json`, `fenced.json`), which the agent reads and writes too
+//! - [`error`]: what can go wrong and what to do then
+//!
+//! The order of durable steps is that of `docs/format.md`: spool durable, ring released, upload, watermark noted, spool file
+//! removed. A crash between any two of them is found at the next start by [`restart`].
+
+pub mod batch;
+pub mod epoch;
+pub mod error;
+pub mod fold;
+pub mod restart;
+pub mod sealer;
+pub mod shipper;
+pub mod spool;
+pub mod state;
+pub mod uploader;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ShipError;
+pub use shipper::{Shipper, ShipperConfig, is_running};
+pub use state::{Fenced, SourceEpoch, SourceState, Watermark};

@@ -1,1 +1,28 @@
-//! farshore
+//! What the tests across stages share. They see farshore from outside: its command line, its sockets, the files whose layout
+//! `docs/format.md` fixes; and they see it with other people's tools.
+//!
+//! - [`bin`]: the `farshore` binary under test
+//! - [`deps`]: programs the tests need, installed when missing
+//! - [`process`]: child processes with captured output and deadlines
+//! - [`site`]: a source, a vault and a target in a folder of their own, and the verbs run on them
+//! - [`durable`]: the ring's header, a target's position and the vault's segments, read at their documented offsets
+//! - [`guest`] and [`initrd`]: a Linux guest in QEMU that boots in seconds and runs one script
+//! - [`guest_script`]: what those scripts have in common
+//! - [`client`]: a small NBD client that can also misbehave
+//! - [`chaos`]: a load of overlapping requests that reconnects
+//! - [`fio`], [`nbdsh`]: loads and probes by foreign programs
+//! - [`pattern`]: bytes that are known from a seed
+
+pub mod bin;
+pub mod chaos;
+pub mod client;
+pub mod deps;
+pub mod durable;
+pub mod fio;
+pub mod guest;
+pub mod guest_script;
+pub mod initrd;
+pub mod nbdsh;
+pub mod pattern;
+pub mod process;
+pub mod site;

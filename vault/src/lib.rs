@@ -1,1 +1,35 @@
-//! farshore
+//! The cache store: where the sealed segments of every group lie, and what source and target agree on through it.
+//!
+//! - [`keys`]: the key grammar of `docs/format.md`, as a type, both ways
+//! - [`objects`]: the small JSON objects (vault, epoch, request)
+//! - [`vault`]: [`Vault`], made by `init` and `open`
+//! - [`group`]: [`GroupVault`], one group's segments and requests
+//! - [`epoch`]: opening an epoch, reading the line of epochs
+//! - [`seal`]: ending an epoch
+//! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
+//! - [`url`]: which store a URL names; new backends are added there
+//! - [`folder`]: what a folder needs beyond `object_store` to be durable
+//! - [`retry`]: backoff, and how often an operation is tried
+//! - [`fault`]: a store double that fails before, fails after, or takes its time; for tests of every stage
+//! - [`error`]: what can go wrong and what to do then
+
+pub mod epoch;
+pub mod error;
+pub mod fault;
+mod folder;
+pub mod group;
+pub mod keys;
+pub mod objects;
+pub mod retry;
+mod seal;
+pub mod store;
+mod url;
+pub mod vault;
+
+pub use epoch::Opened;
+pub use error::VaultError;
+pub use fault::FaultStore;
+pub use group::GroupVault;
+pub use objects::{EpochDisk, EpochObject, Nonce, Reason, Request};
+pub use store::Put;
+pub use vault::Vault;

@@ -1,0 +1,57 @@
+# The one door: the same recipes for people and for CI.
+#
+#   make demo      watch a disk being protected, on this machine, in under a minute
+#   make test      everything that must hold; installs what it needs and is missing (and says what)
+#   make bench     micro benchmarks
+#   make lint      format, clippy, documentation, licences
+#   make fmt       formats
+#   make fuzz      a short run of every fuzz target; FUZZ_SECONDS=600 make fuzz for a longer one
+#   make nightly   the tests in a release build, and long fuzzing
+
+CARGO ?= cargo
+FUZZ_SECONDS ?= 10
+NIGHTLY_FUZZ_SECONDS ?= 600
+CARGO_DENY_VERSION ?= 0.18.4
+
+.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly
+
+demo:
+	$(CARGO) run --release --package farshore -- demo
+
+test: deps
+	$(CARGO) build --workspace --locked
+	$(MAKE) test-stages test-across fuzz
+
+# Each stage by itself.
+test-stages:
+	$(CARGO) test --workspace --locked --exclude farshore-tests
+
+# Across the stages, with the binary that `cargo build` made: one test program after the other, two tests at a time (an
+# emulated guest and farshore take a core each).
+test-across: deps
+	$(CARGO) build --locked --package farshore
+	$(CARGO) test --locked --package farshore-tests -- --test-threads=2 --show-output
+
+deps:
+	scripts/install-test-deps.sh
+
+bench:
+	$(CARGO) bench --package farshore-benches
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --locked
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
+	$(CARGO) deny check licenses bans sources
+
+fmt:
+	$(CARGO) fmt --all
+
+fuzz:
+	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+nightly: deps
+	$(CARGO) build --workspace --release --locked
+	FARSHORE_BIN=$(CURDIR)/target/release/farshore $(CARGO) test --release --workspace --locked -- --test-threads=2
+	$(MAKE) fuzz FUZZ_SECONDS=$(NIGHTLY_FUZZ_SECONDS)

@@ -1,0 +1,258 @@
+//! The engine on io_uring.
+//!
+//! What the kernel may touch (buffers, message headers) lies in the in-flight table, at addresses that do not move, until the
+//! completion has been seen. Work without a completion interface runs on a few helper threads, whose results come through
+//! the same eventfd that wakes the ring.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::{IoUring, Probe, opcode, squeue, types};
+use slab::Slab;
+
+use super::workers::Workers;
+use super::{Completion, Engine, Io, Piece, Token, Wake};
+
+/// Entries of the submission queue; more operations wait in a list until there is room.
+const SUBMISSION_ENTRIES: u32 = 256;
+/// Entries of the completion queue. What overflows it the kernel keeps (`IORING_FEAT_NODROP`).
+const COMPLETION_ENTRIES: u32 = 2048;
+/// Helper threads for [`Io::Call`].
+pub const HELPER_THREADS: usize = 4;
+/// Most bytes of one read or write, as for read(2); the rest is a short count.
+const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
+/// The completion of the bell's poll, which no key of the in-flight table equals.
+const BELL: u64 = u64::MAX;
+
+/// io_uring.
+pub struct Uring {
+    ring: IoUring,
+    in_flight: Slab<InFlight>,
+    /// Built entries that have not found room in the submission queue yet.
+    waiting: VecDeque<squeue::Entry>,
+    workers: Workers,
+}
+
+struct InFlight {
+    token: Token,
+    io: Io,
+    /// What sendmsg reads; boxed, so that it does not move.
+    message: Option<Box<Message>>,
+}
+
+struct Message {
+    slices: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Uring {
+    /// Sets up a ring for the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel refuses io_uring (too old, switched off, seccomp) or lacks an operation that is needed.
+    pub fn open() -> io::Result<Self> {
+        let ring = build(true).or_else(|_| build(false))?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [
+            ("accept", opcode::Accept::CODE),
+            ("recv", opcode::Recv::CODE),
+            ("sendmsg", opcode::SendMsg::CODE),
+            ("read", opcode::Read::CODE),
+            ("write", opcode::Write::CODE),
+            ("fsync", opcode::Fsync::CODE),
+            ("poll", opcode::PollAdd::CODE),
+        ];
+        if let Some((name, _)) = needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("this kernel's io_uring has no {name}")));
+        }
+        if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this kernel's io_uring is too old (5.11 is needed)",
+            ));
+        }
+        let mut uring =
+            Self { ring, in_flight: Slab::new(), waiting: VecDeque::new(), workers: Workers::start(HELPER_THREADS)? };
+        uring.arm_bell();
+        Ok(uring)
+    }
+
+    fn arm_bell(&mut self) {
+        let bell = types::Fd(self.workers.bell().raw());
+        self.waiting.push_back(opcode::PollAdd::new(bell, libc::POLLIN as u32).build().user_data(BELL));
+    }
+
+    /// Moves built entries into the submission queue, submitting whenever it is full.
+    fn feed(&mut self) -> io::Result<()> {
+        while !self.waiting.is_empty() {
+            {
+                let mut queue = self.ring.submission();
+                while let Some(entry) = self.waiting.pop_front() {
+                    // SAFETY: the entry's buffers and message lie in the in-flight table until its completion.
+                    if unsafe { queue.push(&entry) }.is_err() {
+                        self.waiting.push_front(entry);
+                        break;
+                    }
+                }
+            }
+            if !self.waiting.is_empty() && !tolerable(self.ring.submit())? {
+                return Ok(()); // the kernel wants completions taken first
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has completed. Gives whether the bell rang.
+    fn reap(&mut self, done: &mut Vec<Completion>) -> bool {
+        let mut rang = false;
+        let mut again = Vec::new();
+        for end in self.ring.completion() {
+            if end.user_data() == BELL {
+                rang = true;
+                continue;
+            }
+            let key = usize::try_from(end.user_data()).expect("a key of the in-flight table");
+            if end.result() == -libc::EINTR && !matches!(self.in_flight[key].io, Io::Fdatasync { .. }) {
+                again.push(key);
+                continue;
+            }
+            let op = self.in_flight.remove(key);
+            let result = u64::try_from(end.result()).map_err(|_| io::Error::from_raw_os_error(-end.result()));
+            done.push(Completion { token: op.token, result, pieces: op.io.into_pieces() });
+        }
+        for key in again {
+            let entry = entry(&mut self.in_flight[key], key);
+            self.waiting.push_back(entry);
+        }
+        if rang {
+            self.workers.bell().hush();
+            self.arm_bell();
+        }
+        self.workers.take(done);
+        rang
+    }
+}
+
+/// A ring; with `quiet`, the kernel does not interrupt this thread to finish an operation (5.19 and later).
+fn build(quiet: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_clamp().setup_cqsize(COMPLETION_ENTRIES);
+    if quiet {
+        builder.setup_coop_taskrun();
+    }
+    builder.build(SUBMISSION_ENTRIES)
+}
+
+/// Whether entering the kernel did its work; `false` when completions must be taken first or time or a signal ended it.
+fn tolerable(entered: io::Result<usize>) -> io::Result<bool> {
+    match entered {
+        Ok(_) => Ok(true),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::EBUSY | libc::EAGAIN | libc::EINTR | libc::ETIME) => Ok(false),
+            _ => Err(e),
+        },
+    }
+}
+
+fn length(piece: &Piece) -> u32 {
+    u32::try_from(piece.len().min(TRANSFER_MAX_BYTES)).expect("bounded just before")
+}
+
+/// The submission of an operation that lies in the in-flight table at `key`.
+fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
+    let built = match &mut op.io {
+        Io::Accept { fd } => {
+            let none = std::ptr::null_mut();
+            opcode::Accept::new(types::Fd(*fd), none, none.cast()).flags(libc::SOCK_CLOEXEC).build()
+        }
+        Io::Recv { fd, piece } => {
+            let len = length(piece);
+            opcode::Recv::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).build()
+        }
+        Io::Send { fd, pieces } => {
+            let message = op.message.insert(message(pieces));
+            opcode::SendMsg::new(types::Fd(*fd), &raw const message.header).flags(libc::MSG_NOSIGNAL as u32).build()
+        }
+        Io::Read { fd, offset, piece } => {
+            let len = length(piece);
+            opcode::Read::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).offset(*offset).build()
+        }
+        Io::Write { fd, offset, piece } => {
+            opcode::Write::new(types::Fd(*fd), piece.as_slice().as_ptr(), length(piece)).offset(*offset).build()
+        }
+        Io::Fdatasync { fd } => opcode::Fsync::new(types::Fd(*fd)).flags(types::FsyncFlags::DATASYNC).build(),
+        Io::Call(_) => unreachable!("calls go to the helper threads"),
+    };
+    built.user_data(key as u64)
+}
+
+fn message(pieces: &[Piece]) -> Box<Message> {
+    let slices: Vec<libc::iovec> = pieces
+        .iter()
+        .map(|p| libc::iovec { iov_base: p.as_slice().as_ptr().cast_mut().cast(), iov_len: p.len() })
+        .collect();
+    // SAFETY: a zeroed msghdr is a message without address, data and control part.
+    let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
+    let mut message = Box::new(Message { slices, header });
+    message.header.msg_iov = message.slices.as_mut_ptr();
+    message.header.msg_iovlen = message.slices.len() as _;
+    message
+}
+
+impl Engine for Uring {
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    fn push(&mut self, token: Token, io: Io) {
+        if let Io::Call(call) = io {
+            self.workers.push(token, call);
+            return;
+        }
+        let slot = self.in_flight.vacant_entry();
+        let key = slot.key();
+        let op = slot.insert(InFlight { token, io, message: None });
+        self.waiting.push_back(entry(op, key));
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
+        let before = done.len();
+        self.feed()?;
+        let rang = self.reap(done);
+        self.feed()?;
+        if rang || done.len() > before || timeout == Some(Duration::ZERO) {
+            if !self.ring.submission().is_empty() || done.len() == before {
+                tolerable(self.ring.submit())?;
+            }
+        } else if let Some(timeout) = timeout {
+            let timeout = types::Timespec::from(timeout);
+            tolerable(self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout)))?;
+        } else {
+            tolerable(self.ring.submit_and_wait(1))?;
+        }
+        self.reap(done);
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::clone(self.workers.bell()) as Arc<dyn Wake>
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.len() + self.workers.outstanding()
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if !self.in_flight.is_empty() {
+            // The kernel may still write into these buffers; memory that is never freed is the lesser evil.
+            tracing::warn!(operations = self.in_flight.len(), "an io_uring was dropped with operations in flight");
+            std::mem::forget(std::mem::take(&mut self.in_flight));
+        }
+    }
+}

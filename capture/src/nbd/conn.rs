@@ -1,0 +1,362 @@
+//! A connection in the transmission phase, over the lane's engine and one device.
+//!
+//! A header is received exactly, then a write's payload straight into the device's memory. Answers leave in batches. What a
+//! client is charged for a request is released when the answer has been sent: a client that never reads its answers stalls
+//! itself and nobody else.
+
+use std::time::{Duration, Instant};
+
+use farshore_changelog::clock;
+use slab::Slab;
+
+use super::consts::{EIO, REQUEST_BYTES};
+use super::intake::{Incoming, Intake};
+use super::outbox::Cost;
+use super::reply;
+use super::request::{Agreed, Checked, Header, Refusal, check};
+use super::socket::Socket;
+use crate::device::{Answer, Device, Finished, Request, RequestId};
+use crate::engine::{Completion, Engine, Piece};
+
+/// Most requests of one connection that are not answered, or whose answer is not sent.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
+/// Most bytes of payload and read data of one connection's requests that are not answered, or whose answer is not sent.
+pub const BYTES_PER_CONNECTION_MAX: u64 = 64 << 20;
+/// Longest payload that is received and thrown away so that an error can be answered; before a longer one the connection
+/// is cut. The text names 32 MiB as what no server should take for an attack.
+pub const DRAIN_MAX_BYTES: u32 = 64 << 20;
+/// How long a payload may be incomplete while another connection waits for the device's memory.
+pub const PAYLOAD_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes thrown away at a time.
+const DRAIN_BUFFER_BYTES: usize = 64 << 10;
+/// What a block status is charged: its longest answer.
+const STATUS_COST_BYTES: u64 = 8 * reply::EXTENTS_MAX as u64;
+
+/// What a connection needs of its lane for one step.
+pub(crate) struct Ctx<'a> {
+    /// The lane's engine.
+    pub engine: &'a mut dyn Engine,
+    /// The connection's device.
+    pub device: &'a mut dyn Device,
+    /// Where the device puts what it has finished.
+    pub finished: &'a mut Vec<Finished>,
+    /// Others wait for the device's memory already: get in line.
+    pub crowded: bool,
+}
+
+/// What must be known of a request to answer it.
+struct InFlight {
+    handle: u64,
+    request: Request,
+    cost: Cost,
+}
+
+/// One connection.
+pub(crate) struct Conn {
+    /// The upper half of this connection's request ids.
+    key: u32,
+    /// The device's place on the lane.
+    pub device: usize,
+    agreed: Agreed,
+    intake: Intake,
+    /// Where headers are received into; away while it is.
+    header: Option<Piece>,
+    drain: Option<Piece>,
+    requests: Slab<InFlight>,
+    charged: Cost,
+    /// No further request is taken; the connection is closed when the last answer has been sent.
+    leaving: bool,
+}
+
+impl Conn {
+    /// A connection whose request ids bear `key`.
+    pub(crate) fn new(key: u32, device: usize, agreed: Agreed) -> Self {
+        Self {
+            key,
+            device,
+            agreed,
+            intake: Intake::Header,
+            header: Some(Piece::heap(REQUEST_BYTES)),
+            drain: None,
+            requests: Slab::new(),
+            charged: Cost::default(),
+            leaving: false,
+        }
+    }
+
+    /// Which connection and which of its requests an id means.
+    pub(crate) fn split(id: RequestId) -> (u32, u32) {
+        ((id.0 >> 32) as u32, id.0 as u32)
+    }
+
+    /// Whether it waits for the device's memory.
+    pub(crate) fn wants_room(&self) -> bool {
+        matches!(self.intake, Intake::NoRoom { .. })
+    }
+
+    /// Since when a payload has been incomplete.
+    pub(crate) fn incomplete_since(&self) -> Option<Instant> {
+        match &self.intake {
+            Intake::Payload(incoming) => Some(incoming.since),
+            _ => None,
+        }
+    }
+
+    /// Takes no further request. The answers of those in flight are still sent.
+    pub(crate) fn leave(&mut self, socket: &mut Socket) {
+        if !self.leaving {
+            self.leaving = true;
+            socket.stop_receiving();
+        }
+    }
+
+    /// Whether nothing is left to do and the connection can be closed.
+    pub(crate) fn over(&self, socket: &Socket) -> bool {
+        let quiet = self.requests.is_empty() && socket.idle() && matches!(self.intake, Intake::Over);
+        quiet && (socket.dead() || socket.drained())
+    }
+
+    /// A receive has ended.
+    pub(crate) fn received(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>, completion: Completion) {
+        let Some((piece, bytes)) = socket.received(completion) else { return };
+        if bytes == 0 || socket.dead() {
+            // The client will send nothing more (it may still read), or is gone.
+            self.leaving = true;
+        }
+        match &mut self.intake {
+            Intake::Header => self.header_bytes(socket, ctx, piece, bytes),
+            Intake::Payload(incoming) => {
+                incoming.took(piece, bytes);
+                if incoming.is_whole() && !self.leaving {
+                    self.payload_whole(ctx);
+                }
+            }
+            Intake::Drain { header, left, refusal } => {
+                *left -= bytes as u32;
+                let (handle, left, refusal) = (header.handle, *left, *refusal);
+                self.drain = Some(piece);
+                if left == 0 {
+                    self.intake = Intake::Header;
+                    self.refuse(socket, handle, refusal);
+                }
+            }
+            Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => {}
+        }
+    }
+
+    /// A send has ended.
+    pub(crate) fn sent(&mut self, socket: &mut Socket, completion: Completion) {
+        self.charged.sub(socket.sent(completion));
+    }
+
+    fn header_bytes(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>, mut piece: Piece, bytes: usize) {
+        piece.range.start += bytes;
+        let whole = piece.is_empty();
+        if whole {
+            piece.range = 0..REQUEST_BYTES;
+        }
+        let header = <&[u8; REQUEST_BYTES]>::try_from(piece.as_slice()).ok().and_then(Header::parse);
+        self.header = Some(piece);
+        if !whole || self.leaving {
+            return;
+        }
+        let Some(header) = header else {
+            tracing::debug!("a request without its magic number: the connection is cut");
+            socket.cut();
+            return;
+        };
+        let payload = header.payload_bytes();
+        match check(&header, ctx.device.info(), self.agreed) {
+            Checked::Disconnect => self.leaving = true,
+            Checked::Nothing => self.answer_empty(socket, &header),
+            Checked::Run(request) => self.begin(ctx, header, request),
+            Checked::Refuse(refusal) if payload == 0 => self.refuse(socket, header.handle, refusal),
+            Checked::Refuse(_) if payload > DRAIN_MAX_BYTES => {
+                tracing::debug!(bytes = payload, "a payload beyond every limit: the connection is cut");
+                socket.cut();
+            }
+            Checked::Refuse(refusal) => self.intake = Intake::Drain { header, left: payload, refusal },
+        }
+    }
+
+    /// Starts a checked request, or holds it until it may start.
+    fn begin(&mut self, ctx: &mut Ctx<'_>, header: Header, request: Request) {
+        let cost = Cost { requests: 1, bytes: cost_bytes(&request) };
+        if self.charged.bytes > 0 && self.charged.bytes + cost.bytes > BYTES_PER_CONNECTION_MAX {
+            self.intake = Intake::OverLimit { header, request };
+            return;
+        }
+        if let Request::Write { offset, len, .. } = request {
+            let payload = if ctx.crowded { None } else { ctx.device.payload(offset, len) };
+            let Some(payload) = payload else {
+                self.intake = Intake::NoRoom { header, request };
+                return;
+            };
+            self.charged.add(cost);
+            self.intake = Intake::Payload(Incoming::new(header, request, payload, clock::mono()));
+        } else {
+            self.charged.add(cost);
+            self.intake = Intake::Header;
+            let id = self.insert(header.handle, request, cost);
+            ctx.device.submit(ctx.engine, id, request, None, ctx.finished);
+        }
+    }
+
+    fn payload_whole(&mut self, ctx: &mut Ctx<'_>) {
+        if let Intake::Payload(incoming) = std::mem::replace(&mut self.intake, Intake::Header) {
+            let (handle, request) = (incoming.header.handle, incoming.request);
+            let cost = Cost { requests: 1, bytes: cost_bytes(&request) };
+            let id = self.insert(handle, request, cost);
+            ctx.device.submit(ctx.engine, id, request, Some(incoming.into_payload()), ctx.finished);
+        }
+    }
+
+    fn insert(&mut self, handle: u64, request: Request, cost: Cost) -> RequestId {
+        let own = self.requests.insert(InFlight { handle, request, cost });
+        RequestId((u64::from(self.key) << 32) | own as u64)
+    }
+
+    /// Tries again for the device's memory. Gives whether it waits no longer.
+    pub(crate) fn retry_room(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        if let Intake::NoRoom { header, request } = self.intake {
+            self.begin(ctx, header, request);
+        }
+        !self.wants_room()
+    }
+
+    /// The device has finished request `own`.
+    pub(crate) fn answer(&mut self, socket: &mut Socket, own: u32, result: std::io::Result<Answer>) {
+        let Some(done) = self.requests.try_remove(own as usize) else {
+            tracing::error!(request = own, "a device finished a request that was not in flight");
+            return;
+        };
+        if socket.dead() {
+            self.charged.sub(done.cost);
+            return;
+        }
+        let InFlight { handle, request, cost } = done;
+        let mut head = Vec::with_capacity(64);
+        let mut data = Vec::new();
+        match (request, result) {
+            (_, Err(error)) => {
+                let fast = matches!(request, Request::WriteZeroes { fast: true, .. });
+                let value = reply::error_value(&error, fast);
+                self.write_error(&mut head, handle, value, &error.to_string());
+            }
+            (Request::Read { offset, len }, Ok(answer)) => match read_data(answer, len) {
+                Some(pieces) => {
+                    if self.agreed.structured {
+                        reply::data_head(&mut head, handle, offset, len as usize);
+                    } else {
+                        reply::simple(&mut head, handle, 0);
+                    }
+                    data = pieces;
+                }
+                None => {
+                    tracing::error!(offset, len, "a device answered a read with another length");
+                    self.write_error(&mut head, handle, EIO, "the device answered another length");
+                }
+            },
+            (Request::BlockStatus { len, one, .. }, Ok(answer)) => {
+                let extents = if let Answer::Extents(extents) = answer { extents } else { Vec::new() };
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                reply::block_status(&mut head, handle, &extents, len, one);
+            }
+            (_, Ok(_)) => reply::simple(&mut head, handle, 0),
+        }
+        socket.outbox.push(&head, data, cost);
+    }
+
+    fn write_error(&self, head: &mut Vec<u8>, handle: u64, value: u32, message: &str) {
+        if self.agreed.structured {
+            reply::error(head, handle, value, message);
+        } else {
+            reply::simple(head, handle, value);
+        }
+    }
+
+    /// Answers an error without having run anything. It counts as a request until it is sent.
+    fn refuse(&mut self, socket: &mut Socket, handle: u64, refusal: Refusal) {
+        let mut head = Vec::with_capacity(128);
+        self.write_error(&mut head, handle, refusal.error, refusal.why);
+        self.answer_at_once(socket, &head);
+    }
+
+    /// Answers a request about no byte.
+    fn answer_empty(&mut self, socket: &mut Socket, header: &Header) {
+        let mut head = Vec::with_capacity(32);
+        if self.agreed.structured {
+            reply::none(&mut head, header.handle);
+        } else {
+            reply::simple(&mut head, header.handle, 0);
+        }
+        self.answer_at_once(socket, &head);
+    }
+
+    fn answer_at_once(&mut self, socket: &mut Socket, head: &[u8]) {
+        let cost = Cost { requests: 1, bytes: 0 };
+        self.charged.add(cost);
+        socket.outbox.push(head, Vec::new(), cost);
+    }
+
+    /// Starts what can be started: the next receive, the next send, a request held by the connection's own limits.
+    pub(crate) fn advance(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>) {
+        if (socket.dead() || self.leaving) && !socket.receiving() {
+            self.give_up_intake(ctx);
+        }
+        if socket.dead() {
+            return;
+        }
+        if let Intake::OverLimit { header, request } = self.intake {
+            self.begin(ctx, header, request);
+        }
+        if !socket.receiving() {
+            let piece = match &mut self.intake {
+                Intake::Header => self.header_wanted(),
+                Intake::Payload(incoming) => incoming.lend(),
+                Intake::Drain { left, .. } => {
+                    let mut piece = self.drain.take().unwrap_or_else(|| Piece::heap(DRAIN_BUFFER_BYTES));
+                    piece.range = 0..DRAIN_BUFFER_BYTES.min(*left as usize);
+                    Some(piece)
+                }
+                Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => None,
+            };
+            if let Some(piece) = piece {
+                socket.receive(ctx.engine, piece);
+            }
+        }
+        socket.send(ctx.engine);
+    }
+
+    fn header_wanted(&mut self) -> Option<Piece> {
+        let free = self.charged.requests < REQUESTS_PER_CONNECTION_MAX && self.charged.bytes < BYTES_PER_CONNECTION_MAX;
+        // Within a header the rest is awaited whatever the limits say: they were kept when it began.
+        if free || self.header.as_ref().is_some_and(|p| p.range.start > 0) { self.header.take() } else { None }
+    }
+
+    /// Receives nothing any more; memory of an incomplete payload goes back to the device.
+    fn give_up_intake(&mut self, ctx: &mut Ctx<'_>) {
+        if let Intake::Payload(incoming) = std::mem::replace(&mut self.intake, Intake::Over) {
+            let cost = Cost { requests: 1, bytes: cost_bytes(&incoming.request) };
+            self.charged.sub(cost);
+            ctx.device.give_back(incoming.into_payload());
+        }
+    }
+}
+
+/// What a request is charged in bytes.
+fn cost_bytes(request: &Request) -> u64 {
+    match request {
+        Request::Read { len, .. } | Request::Write { len, .. } => u64::from(*len),
+        Request::BlockStatus { .. } => STATUS_COST_BYTES,
+        Request::WriteZeroes { .. } | Request::Trim { .. } | Request::Flush | Request::Cache { .. } => 0,
+    }
+}
+
+/// The pieces of a read's answer, when they are as long as was asked.
+fn read_data(answer: Answer, len: u32) -> Option<Vec<Piece>> {
+    let Answer::Data(pieces) = answer else { return None };
+    let total: usize = pieces.iter().map(Piece::len).sum();
+    (total == len as usize).then_some(pieces)
+}

@@ -1,0 +1,411 @@
+//! The captured device: every change of the source disk becomes a record of the ring, from the same memory.
+//!
+//! A change takes its steps in this order, and each waits for nothing that a later one holds, so nothing can deadlock:
+//!
+//! 1. memory: ring slots (`payload`, before a write's bytes are received; `submit` for zeroes), all or none
+//! 2. the range lock over the whole blocks it touches
+//! 3. the edges: blocks that it changes only in part are read, so that the payload becomes whole
+//! 4. its place in the order: the seqs, consecutive (G2)
+//! 5. the disk, from the slots; a part that fails is read back into its slot (G3)
+//! 6. commit, release of the lock, and with FUA an fdatasync; then the answer
+//!
+//! Without a log (a group that is not set up yet), or once another writer has the group (G10), the same steps run on heap
+//! memory and steps 4 and 6 leave no record: a fenced source keeps serving its disk.
+//!
+//! - [`plan`]: what a change becomes on whole blocks; pure
+//! - [`log`]: the lane's producer
+//! - [`change`]: steps 2 to 6
+//! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
+//! - [`lost`]: ranges that the log cannot have: the dirty map and its commits
+//! - [`copy`]: lost regions read back into the log
+//! - [`mark`]: marks
+//! - [`state`]: what others may know
+
+mod change;
+mod copy;
+mod flush;
+mod log;
+mod lost;
+mod mark;
+mod plan;
+mod read;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use farshore_changelog::ids::DiskIndex;
+use farshore_changelog::units::ByteRange;
+use slab::Slab;
+
+use crate::device::{Answer, Device, DeviceInfo, DeviceTokens, Finished, Payload, Request, RequestId, TICK};
+use crate::disk::SourceDisk;
+use crate::engine::{Completion, Engine, HeapBuf, Io, IoBuf, Piece};
+use crate::range_lock::{RangeLock, Ticket};
+
+use change::Change;
+use flush::Flushes;
+use plan::{PartOp, Plan, Zeroing};
+use read::{Query, Reading};
+
+pub use log::{LaneLog, MarkError};
+pub use lost::Repair;
+pub use state::{DiskState, DiskStatus};
+
+/// Largest request, in bytes; less where the lane is small (a quarter of its payload).
+pub const REQUEST_MAX_BYTES: u32 = 32 << 20;
+/// The block size that clients are told to prefer, in bytes: a page of their file systems.
+const PREFERRED_BLOCK_BYTES: u32 = 4096;
+/// Pause before the ring is asked for room again; the shipper cannot wake us.
+const ROOM_RETRY: Duration = Duration::from_millis(2);
+
+/// What a tap is made of.
+pub struct TapSetup {
+    /// The disk, open and locked.
+    pub disk: SourceDisk,
+    /// Its place in the ring's disk table.
+    pub index: DiskIndex,
+    /// Whose tokens it uses on its lane.
+    pub tokens: DeviceTokens,
+    /// Its lane's log; `None`: nothing is logged.
+    pub log: Option<Rc<RefCell<LaneLog>>>,
+    /// Its dirty map, and what to do about lost regions; `None` without a log.
+    pub repair: Option<Repair>,
+    /// Where it says how it is.
+    pub state: Arc<DiskState>,
+}
+
+/// The captured device. It lives on one lane thread.
+pub struct Tap {
+    info: DeviceInfo,
+    disk: SourceDisk,
+    block_bytes: u64,
+    index: DiskIndex,
+    tokens: DeviceTokens,
+    log: Option<Rc<RefCell<LaneLog>>>,
+    repair: Option<Repair>,
+    state: Arc<DiskState>,
+    lock: RangeLock,
+    holders: HashMap<Ticket, Holder>,
+    pending: Slab<Pending>,
+    changes: Slab<Change>,
+    reads: Slab<Reading>,
+    /// Requests that found no room in the ring, in their order.
+    waiting: VecDeque<Waiting>,
+    flushes: Flushes,
+    stopping: bool,
+}
+
+/// Who holds a range, or waits for it.
+#[derive(Debug, Clone, Copy)]
+enum Holder {
+    Change(usize),
+    Copy(usize),
+}
+
+/// What an operation in flight is for; its key is the token.
+enum Pending {
+    Edge { change: usize, edge: usize },
+    Part { change: usize, part: usize },
+    Reread { change: usize, part: usize },
+    Read { reading: usize },
+    Query(Query),
+    Sync,
+    Map,
+    Copy { copy: usize },
+}
+
+/// A request that needs a slot.
+enum Waiting {
+    Flush { id: RequestId },
+    Zeroes { id: RequestId, plan: Plan, fua: bool },
+}
+
+/// The engine to push to and the list of answers, for one call.
+struct Cx<'a> {
+    engine: &'a mut dyn Engine,
+    finished: &'a mut Vec<Finished>,
+}
+
+impl Cx<'_> {
+    fn answer(&mut self, id: RequestId, result: io::Result<Answer>) {
+        self.finished.push(Finished { id, result });
+    }
+}
+
+/// An error as the system would give it.
+fn os_error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+impl Tap {
+    /// Puts a tap on a disk.
+    #[must_use]
+    pub fn new(setup: TapSetup) -> Self {
+        let TapSetup { disk, index, tokens, log, repair, state } = setup;
+        let quarter = log.as_ref().map_or(u64::MAX, |log| log.borrow().payload_capacity() / 4);
+        let info = DeviceInfo {
+            name: disk.name().as_str().to_owned(),
+            size_bytes: disk.size_bytes(),
+            preferred_block_bytes: PREFERRED_BLOCK_BYTES,
+            max_request_bytes: u32::try_from(quarter).unwrap_or(u32::MAX).min(REQUEST_MAX_BYTES),
+            read_only: false,
+            fast_zero: disk.punches_holes(),
+        };
+        let tap = Self {
+            info,
+            block_bytes: u64::from(disk.block_bytes()),
+            disk,
+            index,
+            tokens,
+            log,
+            repair,
+            state,
+            lock: RangeLock::default(),
+            holders: HashMap::new(),
+            pending: Slab::new(),
+            changes: Slab::new(),
+            reads: Slab::new(),
+            waiting: VecDeque::new(),
+            flushes: Flushes::default(),
+            stopping: false,
+        };
+        tap.tell_lost();
+        tap
+    }
+
+    /// The log, as long as operations go into it.
+    fn logging(&self) -> Option<&Rc<RefCell<LaneLog>>> {
+        self.log.as_ref().filter(|log| !log.borrow().fenced())
+    }
+
+    /// Pushes an operation.
+    fn push(&mut self, cx: &mut Cx<'_>, pending: Pending, io: Io) {
+        let key = self.pending.insert(pending);
+        // Operations in flight are bounded by requests in flight, far below 2^32.
+        cx.engine.push(self.tokens.token(key as u32), io);
+    }
+
+    /// Memory for the parts of a change; `None` when the ring has no room for all of them now.
+    fn memory(&self, plan: &Plan) -> Option<Vec<Option<IoBuf>>> {
+        let Some(log) = self.logging() else {
+            let heap = |bytes: u32| (bytes > 0).then(|| IoBuf::Heap(HeapBuf::new(bytes as usize)));
+            return Some(plan.parts.iter().map(|part| heap(part.payload_bytes())).collect());
+        };
+        let payloads: Vec<u32> = plan.parts.iter().map(plan::Part::payload_bytes).collect();
+        let slots = log.borrow_mut().reserve(&payloads)?;
+        Some(slots.into_iter().map(|slot| Some(IoBuf::Slot(slot))).collect())
+    }
+
+    /// Asks for a range, for `holder`; whether it is held at once.
+    fn take_range(&mut self, range: ByteRange, holder: Holder) -> (Ticket, bool) {
+        let (ticket, held) = self.lock.request(range);
+        self.holders.insert(ticket, holder);
+        (ticket, held)
+    }
+
+    /// Releases a range and starts those who waited for it.
+    fn release_range(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
+        self.holders.remove(&ticket);
+        for granted in self.lock.release(ticket) {
+            match self.holders[&granted] {
+                Holder::Change(change) => self.begin_change(cx, change),
+                Holder::Copy(copy) => self.begin_copy(cx, copy),
+            }
+        }
+    }
+
+    /// Starts what waits for room in the ring, as far as there is some now.
+    fn retry_waiting(&mut self, cx: &mut Cx<'_>) {
+        while let Some(next) = self.waiting.pop_front() {
+            let kept = match next {
+                Waiting::Flush { id } => self.try_flush(cx, id),
+                Waiting::Zeroes { id, plan, fua } => self.try_zeroes(cx, id, plan, fua),
+            };
+            if let Some(kept) = kept {
+                self.waiting.push_front(kept);
+                return;
+            }
+        }
+    }
+
+    fn wait_for_room(&mut self, cx: &mut Cx<'_>, request: Waiting) {
+        self.waiting.push_back(request);
+        self.retry_waiting(cx);
+    }
+
+    fn short_of_room(&self) -> bool {
+        !self.waiting.is_empty() || self.logging().is_some_and(|log| log.borrow().short_of_room())
+    }
+
+    /// Checks a range and refuses changes of a disk whose fsync failed.
+    fn check(&self, request: &Request) -> io::Result<()> {
+        let (range, changes) = match *request {
+            Request::Read { offset, len } => (ByteRange::at(offset, len.into()), false),
+            Request::Cache { offset, len } | Request::BlockStatus { offset, len, .. } => {
+                (ByteRange::at(offset, len), false)
+            }
+            Request::Write { offset, len, .. } => (ByteRange::at(offset, len.into()), true),
+            Request::WriteZeroes { offset, len, .. } | Request::Trim { offset, len, .. } => {
+                (ByteRange::at(offset, len), true)
+            }
+            Request::Flush => (Some(ByteRange::default()), true),
+        };
+        if !range.is_some_and(|range| self.disk.range().contains(range)) {
+            return Err(os_error(libc::EINVAL));
+        }
+        if changes && self.flushes.failed() {
+            return Err(os_error(libc::EIO));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, cx: &mut Cx<'_>, id: RequestId, request: Request, payload: Option<Payload>) {
+        if let Err(e) = self.check(&request) {
+            return cx.answer(id, Err(e));
+        }
+        let range = |offset: u64, len: u64| ByteRange { start: offset, end: offset + len }; // checked just before
+        match request {
+            Request::Read { offset, len } => self.start_read(cx, id, range(offset, len.into())),
+            Request::Write { offset, len, fua } => self.start_write(cx, id, range(offset, len.into()), fua, payload),
+            Request::WriteZeroes { fast: true, .. } if !self.info.fast_zero => {
+                cx.answer(id, Err(os_error(libc::EOPNOTSUPP)));
+            }
+            Request::WriteZeroes { offset, len, fua, no_hole, fast: _ } => {
+                let range = range(offset, len);
+                let plan = (!range.is_empty()).then(|| plan::write_zeroes(range, self.block_bytes, no_hole));
+                self.start_zeroes(cx, id, plan, fua);
+            }
+            Request::Trim { offset, len, fua } => {
+                self.start_zeroes(cx, id, plan::trim(range(offset, len), self.block_bytes), fua);
+            }
+            Request::Flush => self.wait_for_room(cx, Waiting::Flush { id }),
+            // With direct I/O there is no cache to read into.
+            Request::Cache { .. } => cx.answer(id, Ok(Answer::Done)),
+            Request::BlockStatus { offset, len, one } => self.start_query(cx, id, range(offset, len), one),
+        }
+    }
+
+    fn start_zeroes(&mut self, cx: &mut Cx<'_>, id: RequestId, plan: Option<Plan>, fua: bool) {
+        match plan {
+            Some(plan) => self.wait_for_room(cx, Waiting::Zeroes { id, plan, fua }),
+            None if fua => self.sync_for(cx, id),
+            None => cx.answer(id, Ok(Answer::Done)),
+        }
+    }
+
+    fn start_write(&mut self, cx: &mut Cx<'_>, id: RequestId, range: ByteRange, fua: bool, payload: Option<Payload>) {
+        if range.is_empty() {
+            return cx.answer(id, Ok(Answer::Done));
+        }
+        let plan = plan::write(range, self.block_bytes);
+        let pieces = payload.map(|p| p.pieces).unwrap_or_default();
+        let fits = |(part, piece): (&plan::Part, &Piece)| {
+            piece.buf.as_slice().len() as u64 == part.range.len() && Some(&piece.range) == wanted(part).as_ref()
+        };
+        if plan.parts.len() != pieces.len() || !plan.parts.iter().zip(&pieces).all(fits) {
+            // Not the memory that was handed out for this request.
+            return cx.answer(id, Err(os_error(libc::EINVAL)));
+        }
+        let memory = pieces.into_iter().map(|piece| Some(piece.buf)).collect();
+        self.start_change(cx, id, plan, memory, fua);
+    }
+
+    fn try_zeroes(&mut self, cx: &mut Cx<'_>, id: RequestId, plan: Plan, fua: bool) -> Option<Waiting> {
+        if self.flushes.failed() {
+            cx.answer(id, Err(os_error(libc::EIO)));
+            return None;
+        }
+        let Some(mut memory) = self.memory(&plan) else { return Some(Waiting::Zeroes { id, plan, fua }) };
+        for buf in memory.iter_mut().flatten() {
+            buf.as_mut_slice().fill(0); // a slot still holds what was logged in it before
+        }
+        self.start_change(cx, id, plan, memory, fua);
+        None
+    }
+}
+
+/// The bytes of a part's payload that come from the request.
+fn wanted(part: &plan::Part) -> Option<std::ops::Range<usize>> {
+    match part.op {
+        PartOp::Data { wanted } => {
+            let at = |offset: u64| (offset - part.range.start) as usize; // within a payload
+            Some(at(wanted.start)..at(wanted.end))
+        }
+        PartOp::Zeroes(Zeroing::Write { .. } | Zeroing::Trim) => None,
+    }
+}
+
+impl Device for Tap {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn payload(&mut self, offset: u64, len: u32) -> Option<Payload> {
+        let range = ByteRange::at(offset, len.into())?;
+        if range.is_empty() {
+            return Some(Payload { pieces: Vec::new() });
+        }
+        let plan = plan::write(range, self.block_bytes);
+        let memory = self.memory(&plan)?;
+        let piece = |(part, buf): (&plan::Part, Option<IoBuf>)| Some(Piece { buf: buf?, range: wanted(part)? });
+        Some(Payload { pieces: plan.parts.iter().zip(memory).filter_map(piece).collect() })
+    }
+
+    fn give_back(&mut self, payload: Payload) {
+        drop(payload); // a slot without a seq gives itself back
+    }
+
+    fn submit(
+        &mut self,
+        engine: &mut dyn Engine,
+        id: RequestId,
+        request: Request,
+        payload: Option<Payload>,
+        finished: &mut Vec<Finished>,
+    ) {
+        self.start(&mut Cx { engine, finished }, id, request, payload);
+    }
+
+    fn completed(&mut self, engine: &mut dyn Engine, completion: Completion, finished: &mut Vec<Finished>) {
+        let cx = &mut Cx { engine, finished };
+        let (_, own) = DeviceTokens::split(completion.token);
+        match self.pending.remove(own as usize) {
+            Pending::Edge { change, edge } => self.edge_read(cx, change, edge, completion),
+            Pending::Part { change, part } => self.part_done(cx, change, part, completion),
+            Pending::Reread { change, part } => self.part_reread(cx, change, part, completion),
+            Pending::Read { reading } => self.read_done(cx, reading, completion),
+            Pending::Query(query) => query.done(cx, completion.result),
+            Pending::Sync => self.synced(cx, completion.result),
+            Pending::Map => self.map_committed(cx, completion.result),
+            Pending::Copy { copy } => self.copy_read(cx, copy, completion),
+        }
+        self.retry_waiting(cx);
+        self.pump_copies(cx);
+    }
+
+    fn tick(&mut self, engine: &mut dyn Engine, finished: &mut Vec<Finished>) -> Option<Duration> {
+        let cx = &mut Cx { engine, finished };
+        self.retry_waiting(cx);
+        let due = self.tend_repair(cx);
+        let short = self.short_of_room();
+        self.state.short_of_room.store(short, Relaxed);
+        let due = if short { Some(ROOM_RETRY) } else { due };
+        due.map(|due| due.min(TICK))
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    fn busy(&self) -> usize {
+        self.pending.len() + self.changes.len() + self.waiting.len() + self.copies()
+    }
+}

@@ -1,0 +1,50 @@
+//! What a disk's tap tells the rest of the process about itself.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// The state of one disk, written by its lane and read by anyone. The words are independent of each other.
+#[derive(Debug, Default)]
+pub struct DiskState {
+    pub(super) sync_failed: AtomicBool,
+    pub(super) map_failed: AtomicBool,
+    pub(super) short_of_room: AtomicBool,
+    pub(super) failed_changes: AtomicU64,
+    pub(super) lost_regions: AtomicU64,
+    pub(super) lost_bytes: AtomicU64,
+    pub(super) unreadable_regions: AtomicU64,
+}
+
+/// A reading of a [`DiskState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskStatus {
+    /// An fsync of the disk failed: every change is refused until the agent is started anew.
+    pub sync_failed: bool,
+    /// The dirty map could not be written: what it says on disk may be old.
+    pub map_failed: bool,
+    /// Requests wait for the shipper to make room in the ring.
+    pub short_of_room: bool,
+    /// Changes that the disk failed, since the start.
+    pub failed_changes: u64,
+    /// Regions that the log does not have, or whose resync is not confirmed yet.
+    pub lost_regions: u64,
+    /// Their bytes.
+    pub lost_bytes: u64,
+    /// Lost regions that could not be read at the last try.
+    pub unreadable_regions: u64,
+}
+
+impl DiskState {
+    /// What it says now.
+    #[must_use]
+    pub fn read(&self) -> DiskStatus {
+        DiskStatus {
+            sync_failed: self.sync_failed.load(Relaxed),
+            map_failed: self.map_failed.load(Relaxed),
+            short_of_room: self.short_of_room.load(Relaxed),
+            failed_changes: self.failed_changes.load(Relaxed),
+            lost_regions: self.lost_regions.load(Relaxed),
+            lost_bytes: self.lost_bytes.load(Relaxed),
+            unreadable_regions: self.unreadable_regions.load(Relaxed),
+        }
+    }
+}

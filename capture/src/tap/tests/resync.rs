@@ -1,0 +1,191 @@
+//! Initial replication and resync: lost regions go through the log while the guest writes (G7).
+
+use super::*;
+
+const REGION: u64 = REGION_BYTES_MIN;
+
+/// A disk with data in some regions, written zeroes in one, and holes in the rest.
+fn contents() -> Vec<(u64, Vec<u8>)> {
+    vec![
+        (0, pattern(1, 5 * REGION as usize)),
+        (20 * REGION + 4096, pattern(2, 100)),
+        (30 * REGION, vec![0; REGION as usize]),
+    ]
+}
+
+fn lost_world(kind: EngineKind, skip_holes: bool, sizes: Vec<u64>, lanes: u32) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    for (disk, size) in sizes.iter().enumerate() {
+        prepare(dir.path(), disk, *size, &contents());
+    }
+    let setup = Setup { sizes, lanes, lane_bytes: 4 * MIB, lost: true, skip_holes, ..Setup::new(kind) };
+    World::open(dir, setup)
+}
+
+fn finish(world: &mut World) {
+    world.turn_until("the resync", |w| {
+        w.consume();
+        !w.progress.status().in_progress
+    });
+    world.assert_log_is_disk();
+}
+
+fn count(world: &World, op: Op) -> usize {
+    world.records.iter().filter(|r| r.op == op).count()
+}
+
+#[test]
+fn an_empty_image_needs_no_holes_and_any_other_does() {
+    with_both(|kind| {
+        for skip in [true, false] {
+            let mut world = lost_world(kind, skip, vec![4 * MIB], 1);
+            finish(&mut world);
+            let first = world.records[0];
+            assert_eq!((first.op, first.len), (Op::ResyncBegin, 4 * MIB));
+            assert_eq!(world.records.last().unwrap().op, Op::ResyncEnd);
+            assert_eq!((count(&world, Op::ResyncBegin), count(&world, Op::ResyncEnd)), (1, 1));
+            assert_eq!(count(&world, Op::ResyncWrite), 6);
+            assert_eq!(count(&world, Op::ResyncZeroes), if skip { 1 } else { 58 });
+            assert_eq!(world.lost_on_disk(0), 64);
+            world.confirm();
+            world.turn_until("the map", |w| w.lost_on_disk(0) == 0);
+        }
+    });
+}
+
+#[test]
+fn the_bits_stay_until_the_vault_has_the_records() {
+    let mut world = lost_world(EngineKind::Auto, false, vec![4 * MIB], 1);
+    world.turn_until("half", |w| {
+        w.consume();
+        w.progress.status().left_regions < 32
+    });
+    world.confirm();
+    world.turn_until("some bits", |w| w.lost_on_disk(0) < 64);
+    assert!(world.lost_on_disk(0) > 0);
+    finish(&mut world);
+    let begun: Vec<_> = world.ops().into_iter().filter(|(op, ..)| *op == Op::ResyncBegin).collect();
+    assert_eq!(begun, [(Op::ResyncBegin, 0, 4 * MIB)]);
+    world.confirm();
+    world.turn_until("the map", |w| w.lost_on_disk(0) == 0);
+}
+
+#[test]
+fn guests_write_while_their_disk_is_copied() {
+    with_both(|kind| {
+        for seed in 1..4 {
+            let mut world = lost_world(kind, true, vec![4 * MIB, 8 * MIB], 1 + (seed as u32 % 2));
+            let mut rng = Rng(seed);
+            let mut flying = Vec::new();
+            while world.progress.status().in_progress || !flying.is_empty() {
+                if flying.len() < 16 && world.progress.status().in_progress {
+                    let disk = rng.below(2) as usize;
+                    let (offset, len) = (rng.below(4 * MIB - 200_000), rng.below(200_000) + 1);
+                    match rng.below(4) {
+                        0 => flying.push(world.submit(disk, Request::Trim { offset, len, fua: false }, None)),
+                        1 => {
+                            let zero = Request::WriteZeroes { offset, len, fua: false, no_hole: false, fast: false };
+                            flying.push(world.submit(disk, zero, None));
+                        }
+                        _ => flying.extend(world.write(disk, offset, &pattern(rng.below(1000), len as usize), false)),
+                    }
+                }
+                world.turn();
+                world.consume();
+                flying.retain(|id| world.answers.remove(id).map(|r| assert!(r.is_ok())).is_none());
+            }
+            world.assert_log_is_disk();
+            assert_eq!((world.records[0].op, world.records[0].len), (Op::ResyncBegin, 12 * MIB));
+            assert_eq!((count(&world, Op::ResyncBegin), count(&world, Op::ResyncEnd)), (1, 1));
+            let end = world.records.iter().position(|r| r.op == Op::ResyncEnd).unwrap();
+            let late = &world.records[end..];
+            assert!(!late.iter().any(|r| matches!(r.op, Op::ResyncWrite | Op::ResyncZeroes)));
+            seqs_are_dense_but_for_time(&world.records);
+        }
+    });
+}
+
+/// As on several lanes: seqs are dense; times rise only within a lane.
+fn seqs_are_dense_but_for_time(records: &[Record]) {
+    assert!(records.iter().enumerate().all(|(n, r)| r.seq.0 == n as u64 + 1));
+}
+
+#[test]
+fn it_leaves_half_the_ring_to_the_guest() {
+    let mut world = lost_world(EngineKind::Auto, false, vec![8 * MIB], 1);
+    for _ in 0..50 {
+        world.turn();
+    }
+    let left = world.progress.status().left_regions;
+    assert!((90..100).contains(&left), "{left} regions left: it takes at most half of 4 MiB");
+    world.put(0, 0, &pattern(9, MIB as usize));
+    world.put(0, MIB, &pattern(10, MIB as usize));
+    finish(&mut world);
+}
+
+#[test]
+fn a_region_that_cannot_be_read_waits_and_is_told() {
+    let mut world = lost_world(EngineKind::Auto, true, vec![4 * MIB], 1);
+    let mut failing = 1;
+    world.faults(move |io| {
+        failing -= i32::from(matches!(io, Io::Call(_)));
+        if failing >= 0 && matches!(io, Io::Call(_)) { Fault::Before(libc::EIO) } else { Fault::None }
+    });
+    world.turn_until("the failure", |w| w.states[0].read().unreadable_regions == 1);
+    assert!(world.progress.status().in_progress);
+    finish(&mut world);
+    assert_eq!(world.states[0].read().unreadable_regions, 0);
+}
+
+#[test]
+fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
+    let mut world = lost_world(EngineKind::Auto, false, vec![4 * MIB], 1);
+    world.turn_until("some", |w| w.progress.status().left_regions < 60);
+    world.taps[0].stop();
+    world.turn_until("the stop", |w| w.taps[0].busy() == 0);
+    let left = world.progress.status().left_regions;
+    assert!(left > 0);
+    world.consume();
+    let World { dir, taps, engine, logs, consumer, images, .. } = world;
+    drop((taps, engine, logs));
+
+    // The next process takes the ring over; nothing was confirmed, so all that was lost still is.
+    let ring = Ring::open(&dir.path().join("ring")).unwrap();
+    let disk = open_disk(dir.path(), 0);
+    ring.recover(&mut |_, _| panic!("nothing was in flight")).unwrap();
+    let map = RegionMap::open(&map_path(dir.path(), 0), &disk.entry()).unwrap();
+    assert_eq!(map.lost_regions(), 64);
+    let progress = Arc::new(ResyncProgress::default());
+    let log = Rc::new(RefCell::new(LaneLog::new(&ring, 0)));
+    progress.lost(&mut log.borrow_mut(), map.lost_regions(), map.lost_bytes());
+    let state = Arc::new(DiskState::default());
+    let tap = Tap::new(TapSetup {
+        disk,
+        index: DiskIndex(0),
+        tokens: DeviceTokens { owner: 0 },
+        log: Some(Rc::clone(&log)),
+        repair: Some(Repair::new(map, Arc::clone(&progress), false)),
+        state: Arc::clone(&state),
+    });
+    let faults: Faults = Rc::new(RefCell::new(|_: &Io| Fault::None));
+    let inner = open(EngineKind::Auto).unwrap().0;
+    let engine = Faulty { inner, faults, ended: Vec::new(), spoiled: HashMap::new(), swallowed: Vec::new() };
+    let (records, answers) = (Vec::new(), HashMap::new());
+    let mut world = World {
+        dir,
+        engine,
+        taps: vec![tap],
+        logs: vec![log],
+        states: vec![state],
+        progress,
+        ring,
+        consumer,
+        images,
+        records,
+        answers,
+        next_id: 0,
+    };
+    finish(&mut world);
+    assert_eq!(world.records[0].op, Op::ResyncBegin);
+    assert_eq!(world.records.last().unwrap().op, Op::ResyncEnd);
+}

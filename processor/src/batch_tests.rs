@@ -1,0 +1,123 @@
+use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use farshore_changelog::segment::Segment;
+
+use super::*;
+use crate::testing::{SECTORS, Source};
+
+const INTERVAL: Duration = Duration::from_secs(300);
+
+fn start(source: &Source) -> ReplayPosition {
+    ReplayPosition::start(source.group.clone(), Epoch(1), source.epoch_hash())
+}
+
+/// Ends and points of the batches of a segment.
+fn ends(segment: &Segment, position: &ReplayPosition) -> Vec<(u64, Option<CutPoint>)> {
+    let batches = cut(segment.index().head(), segment.index().records(), position, INTERVAL);
+    let mut next = batches[0].records.start;
+    for batch in &batches {
+        assert_eq!(batch.records.start, next);
+        next = batch.records.end;
+    }
+    assert_eq!(next, segment.index().records().len());
+    batches.iter().map(|batch| (batch.end_seq.0, batch.point)).collect()
+}
+
+fn after_all(segment: &Segment, before: &ReplayPosition) -> ReplayPosition {
+    let index = segment.index();
+    let mut position = before.clone();
+    for batch in cut(index.head(), index.records(), before, INTERVAL) {
+        let records = &index.records()[batch.records.clone()];
+        let undo_end = position.undo_end + 100;
+        position = position_after(&position, index.head(), index.hash(), &batch, records, undo_end);
+    }
+    position
+}
+
+#[test]
+fn points_come_at_marks_and_when_the_interval_is_over() {
+    let mut source = Source::new("web01", 1);
+    let mut position = start(&source);
+    position.last_periodic = UnixMicros(source.time);
+    source.flush(); // 1
+    source.mark("m"); // 2
+    source.write(0, 0, 1, 1, RecordFlags::NONE); // 3
+    source.time += 300_000_000;
+    source.write(0, 0, 1, 2, RecordFlags::NONE); // 4: due, and no boundary
+    source.flush(); // 5
+    source.flush(); // 6
+    source.seq += 2; // void
+    let segment = source.segment();
+    let expected = [(2, Some(CutPoint::Mark)), (5, Some(CutPoint::Periodic)), (8, None)];
+    assert_eq!(ends(&segment, &position), expected);
+
+    // Applied in part, it goes on after the part.
+    (position.number, position.seq, position.chain_seq) = (SegmentNo(1), Seq(2), Seq(8));
+    assert_eq!(ends(&segment, &position), expected[1..]);
+    let after = after_all(&segment, &position);
+    assert_eq!((after.seq, after.chain_seq, after.last_periodic), (Seq(8), Seq(8), UnixMicros(source.time)));
+    assert_eq!(after.consistent.position, after.position());
+}
+
+#[test]
+fn a_heartbeat_cuts_a_point_and_a_clock_set_back_does_not_end_them() {
+    let mut source = Source::new("web01", 1);
+    source.flush();
+    let mut position = after_all(&source.segment(), &start(&source));
+    assert_eq!(position.last_periodic.0, source.time);
+    let mut beat = |position: &mut ReplayPosition, time: u64| {
+        source.time = time;
+        let segment = source.segment();
+        let point = ends(&segment, position)[0].1;
+        *position = after_all(&segment, position);
+        point.is_some()
+    };
+    let first = position.last_periodic.0;
+    assert!(!beat(&mut position, first + 299_999_999));
+    assert!(beat(&mut position, first + 300_000_000));
+    let time = position.time;
+    assert!(!beat(&mut position, first + 100_000_000), "back by less than an interval");
+    assert!(beat(&mut position, 5));
+    assert!(!beat(&mut position, 6));
+    assert_eq!(position.time, time, "the position's time does not go back");
+}
+
+#[test]
+fn nothing_is_consistent_inside_a_resync() {
+    let mut source = Source::new("web01", 1);
+    source.write(0, 0, 4, 1, RecordFlags::NONE); // 1
+    source.resync_begin(SECTORS * 512); // 2
+    source.mark("unseen"); // 3
+    source.time += 900_000_000;
+    source.flush(); // 4
+    source.resync(0, 0, SECTORS); // 5
+    let first = source.segment();
+    let position = start(&source);
+    assert_eq!(ends(&first, &position), [(2, None), (3, None), (5, None)]);
+    let inside = after_all(&first, &position);
+    assert!(inside.resync);
+    assert_eq!((inside.resync_announced, inside.resync_applied), (SECTORS * 512, SECTORS * 512));
+    let before = Position { epoch: Epoch(1), seq: Seq(1) };
+    assert_eq!((inside.consistent.position, inside.consistent.undo_end), (before, 100));
+
+    source.resync_end(); // 6
+    source.write(0, 0, 1, 9, RecordFlags::NONE); // 7
+    let second = source.segment();
+    assert_eq!(ends(&second, &inside), [(6, Some(CutPoint::Periodic)), (7, None)]);
+    let outside = after_all(&second, &inside);
+    assert_eq!((outside.resync, outside.consistent.position.seq), (false, Seq(7)));
+}
+
+#[test]
+fn an_epoch_that_begins_with_a_resync_leaves_the_position_in_the_one_before() {
+    let mut source = Source::new("web01", 1);
+    source.flush();
+    let old = after_all(&source.segment(), &start(&source));
+    let group: GroupName = source.group.clone();
+    let next = source.next_epoch();
+    let turned = ReplayPosition { consistent: old.consistent, ..ReplayPosition::start(group, next.epoch, source.prev) };
+    let beaten = after_all(&source.segment(), &turned);
+    assert_eq!(beaten.consistent, old.consistent, "a heartbeat says nothing about lost regions");
+    source.resync_begin(512);
+    let begun = after_all(&source.segment(), &beaten);
+    assert_eq!((begun.resync, begun.consistent), (true, old.consistent));
+}

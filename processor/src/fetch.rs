@@ -1,0 +1,150 @@
+//! Brings a group's segments from the vault, in order and ahead of replay. The gets run on the processor's I/O thread; how many
+//! segments wait in memory is limited over all groups.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use farshore_changelog::ids::{Epoch, SegmentNo};
+use farshore_vault::{GroupVault, VaultError};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::stop::Stop;
+
+/// Segments fetched ahead for one group, at most. A group that follows its source asks for one at a time.
+pub const AHEAD_MAX: usize = 8;
+/// Segments fetched and not yet applied over all groups, each at most 64 MiB and usually at most 8 MiB.
+pub const FETCHED_MAX: usize = 32;
+/// How long a wait for the vault goes on before the stop flag is looked at.
+const STOP_LOOK: Duration = Duration::from_millis(200);
+
+/// A segment in memory. It counts against [`FETCHED_MAX`] until it is dropped.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The object, not proved in any way.
+    pub bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What came of asking for a segment.
+#[derive(Debug)]
+pub enum Asked {
+    /// It is there.
+    Here(Fetched),
+    /// It is not there (yet).
+    Missing,
+    /// The processor stops.
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Flight {
+    epoch: Epoch,
+    number: SegmentNo,
+    task: JoinHandle<Result<Option<Fetched>, VaultError>>,
+}
+
+/// Fetches one group's segments.
+#[derive(Debug)]
+pub struct Fetcher {
+    vault: GroupVault,
+    io: Handle,
+    permits: Arc<Semaphore>,
+    flights: VecDeque<Flight>,
+    ahead: usize,
+}
+
+impl Fetcher {
+    /// A fetcher whose gets run on `io`; `permits` is shared by all groups.
+    #[must_use]
+    pub fn new(vault: GroupVault, io: Handle, permits: Arc<Semaphore>) -> Self {
+        Self { vault, io, permits, flights: VecDeque::new(), ahead: 1 }
+    }
+
+    /// The group's part of the vault.
+    #[must_use]
+    pub fn vault(&self) -> &GroupVault {
+        &self.vault
+    }
+
+    /// Runs something against the vault on the I/O thread's clock and sockets.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.io.block_on(work)
+    }
+
+    /// Segment `number` of `epoch`, which usually is under way already; the ones after it are asked for.
+    ///
+    /// # Errors
+    /// That of the vault.
+    pub fn next(&mut self, epoch: Epoch, number: SegmentNo, stop: &Stop) -> Result<Asked, VaultError> {
+        while self.flights.front().is_some_and(|flight| (flight.epoch, flight.number) != (epoch, number)) {
+            self.drop_first();
+        }
+        let mut next = self.flights.back().map_or(number, |flight| flight.number.next());
+        while self.flights.len() < self.ahead {
+            self.ask(epoch, next);
+            next = next.next();
+        }
+        let Some(mut flight) = self.flights.pop_front() else { return Ok(Asked::Missing) };
+        let fetched = loop {
+            match self.io.block_on(async { tokio::time::timeout(STOP_LOOK, &mut flight.task).await }) {
+                Ok(Ok(fetched)) => break fetched,
+                Ok(Err(e)) => std::panic::resume_unwind(e.into_panic()),
+                Err(_) if stop.requested() => {
+                    flight.task.abort();
+                    return Ok(Asked::Stopping);
+                }
+                Err(_) => {}
+            }
+        };
+        match fetched {
+            Ok(Some(fetched)) => {
+                // There is more where this came from, perhaps.
+                self.ahead = (self.ahead * 2).min(AHEAD_MAX);
+                Ok(Asked::Here(fetched))
+            }
+            Ok(None) => {
+                self.clear();
+                Ok(Asked::Missing)
+            }
+            Err(e) => {
+                self.clear();
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives up what is under way. Called whenever the group pauses: what it holds would keep other groups waiting.
+    pub fn clear(&mut self) {
+        while !self.flights.is_empty() {
+            self.drop_first();
+        }
+        self.ahead = 1;
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(flight) = self.flights.pop_front() {
+            flight.task.abort();
+        }
+    }
+
+    /// Starts a get. The tasks of a group queue for permits in their order, so the first one wanted gets one first.
+    fn ask(&mut self, epoch: Epoch, number: SegmentNo) {
+        let (vault, permits) = (self.vault.clone(), Arc::clone(&self.permits));
+        let task = self.io.spawn(async move {
+            let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            let bytes = vault.get_segment(epoch, number).await?;
+            Ok(bytes.map(|bytes| Fetched { bytes, _permit: permit }))
+        });
+        self.flights.push_back(Flight { epoch, number, task });
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

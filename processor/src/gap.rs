@@ -1,0 +1,91 @@
+//! Tells a segment that has not come yet from one that is gone. Pure: times in, decisions out.
+
+use std::time::{Duration, Instant};
+
+use farshore_changelog::ids::{Epoch, SegmentNo};
+
+/// How long a segment may be missing while a later one is there, unless the config says otherwise: a source may upload several
+/// at once, and tries again for long when its store does not answer.
+pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
+/// A missing segment is looked for among the later ones this many times within the patience.
+const LOOKS: u32 = 4;
+
+/// What a look said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing lies after it: it has not come yet.
+    Nothing,
+    /// Something lies after it, not for long.
+    Later,
+    /// Something has lain after it for longer than the patience.
+    Gap {
+        /// The first that is there.
+        later: SegmentNo,
+    },
+}
+
+/// Watches the one segment that a group waits for.
+#[derive(Debug)]
+pub struct GapWatch {
+    patience: Duration,
+    waits_for: (Epoch, SegmentNo),
+    looked: Option<Instant>,
+    later_since: Option<Instant>,
+}
+
+impl GapWatch {
+    /// A watch that calls it a gap after `patience`.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, waits_for: (Epoch(0), SegmentNo(0)), looked: None, later_since: None }
+    }
+
+    /// Whether it is time to list what lies after the missing `number` of `epoch`. Listings cost more than gets, and what is
+    /// missing is mostly just not written yet: the first look comes after a while.
+    pub fn wants_look(&mut self, epoch: Epoch, number: SegmentNo, now: Instant) -> bool {
+        if self.waits_for != (epoch, number) {
+            self.waits_for = (epoch, number);
+            (self.looked, self.later_since) = (Some(now), None);
+        }
+        self.looked.is_none_or(|last| now - last >= self.patience / LOOKS)
+    }
+
+    /// Takes in a look: the first segment `later` than the missing `number`.
+    pub fn saw(&mut self, epoch: Epoch, number: SegmentNo, later: Option<SegmentNo>, now: Instant) -> Seen {
+        if self.waits_for != (epoch, number) {
+            self.waits_for = (epoch, number);
+            self.later_since = None;
+        }
+        self.looked = Some(now);
+        let Some(later) = later else {
+            self.later_since = None;
+            return Seen::Nothing;
+        };
+        let since = *self.later_since.get_or_insert(now);
+        if now - since >= self.patience { Seen::Gap { later } } else { Seen::Later }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_changelog::clock;
+
+    use super::*;
+
+    #[test]
+    fn only_what_stays_missing_before_a_later_one_is_a_gap() {
+        let mut watch = GapWatch::new(Duration::from_secs(60));
+        let start = clock::mono();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let (epoch, n) = (Epoch(1), SegmentNo(7));
+        assert!(!watch.wants_look(epoch, n, at(0)));
+        assert!(watch.wants_look(epoch, n, at(15)));
+        assert_eq!(watch.saw(epoch, n, None, at(15)), Seen::Nothing);
+        assert!(!watch.wants_look(epoch, n, at(20)));
+        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(9)), at(30)), Seen::Later);
+        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(8)), at(89)), Seen::Later);
+        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(8)), at(90)), Seen::Gap { later: SegmentNo(8) });
+        assert!(!watch.wants_look(epoch, SegmentNo(8), at(100)), "it came: another one is waited for");
+        assert_eq!(watch.saw(epoch, SegmentNo(8), Some(SegmentNo(9)), at(101)), Seen::Later);
+    }
+}

@@ -1,0 +1,353 @@
+//! Any number of groups of one vault: a few workers take turns with them ([`GroupTask::turn`]), one thread does the I/O with
+//! the vault.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use farshore_changelog::ids::GroupName;
+use farshore_changelog::{clock, crashsafe};
+use farshore_vault::Vault;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::error::{ProcessorError, TargetError};
+use crate::fetch::{FETCHED_MAX, Fetcher};
+use crate::gap::GAP_PATIENCE;
+use crate::group::{GroupOutcome, GroupTask, Turn};
+use crate::replay::VaultName;
+use crate::retention;
+use crate::stop::Stop;
+
+/// Groups worked on at once. More groups than this take turns.
+pub const WORKERS_MAX: usize = 16;
+/// Groups of one vault that are followed; what comes beyond is named in the log and left alone.
+pub const GROUPS_MAX: usize = 10_000;
+/// A periodic point unless the config says otherwise.
+pub const POINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Time between two looks for a new segment unless the config says otherwise.
+pub const POLL: Duration = Duration::from_millis(500);
+/// Time between two looks for new groups.
+const DISCOVER_EVERY: Duration = Duration::from_secs(5);
+/// Time until a vault that does not answer is asked again.
+const VAULT_AWAY_WAIT: Duration = Duration::from_secs(5);
+/// Longest sleep of a worker: it looks at the stop flag then.
+const WORKER_LOOK: Duration = Duration::from_millis(200);
+
+/// What a processor is told.
+#[derive(Debug, Clone)]
+pub struct ProcessorConfig {
+    /// The vault.
+    pub vault_url: String,
+    /// The target folder; it is created.
+    pub target_dir: PathBuf,
+    /// Time between periodic points.
+    pub point_interval: Duration,
+    /// How long points are kept.
+    pub retention: Duration,
+    /// How many periodic points are kept.
+    pub max_points: usize,
+    /// Time between two looks for a new segment.
+    pub poll: Duration,
+    /// How long a segment may be missing while a later one is there before the group stops.
+    pub gap_patience: Duration,
+}
+
+impl ProcessorConfig {
+    /// The defaults for a vault and a target folder.
+    #[must_use]
+    pub fn new(vault_url: impl Into<String>, target_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            vault_url: vault_url.into(),
+            target_dir: target_dir.into(),
+            point_interval: POINT_INTERVAL,
+            retention: retention::MAX_AGE,
+            max_points: retention::MAX_POINTS,
+            poll: POLL,
+            gap_patience: GAP_PATIENCE,
+        }
+    }
+}
+
+/// Follows a vault. Its functions block; call them from a plain thread, not from within an async runtime.
+#[derive(Debug)]
+pub struct Processor {
+    config: ProcessorConfig,
+    vault: Vault,
+    io: IoThread,
+    permits: Arc<Semaphore>,
+}
+
+impl Processor {
+    /// Opens the vault and the target folder.
+    ///
+    /// # Errors
+    /// [`ProcessorError`].
+    pub fn open(config: ProcessorConfig) -> Result<Self, ProcessorError> {
+        let io = IoThread::start()?;
+        let vault = io.handle.block_on(Vault::open(&config.vault_url));
+        let vault = vault.map_err(|source| ProcessorError::Vault { url: config.vault_url.clone(), source })?;
+        Self::with(config, vault, io)
+    }
+
+    /// As [`Processor::open`] with a vault that was opened elsewhere.
+    ///
+    /// # Errors
+    /// [`ProcessorError`].
+    pub fn open_vault(config: ProcessorConfig, vault: Vault) -> Result<Self, ProcessorError> {
+        Self::with(config, vault, IoThread::start()?)
+    }
+
+    fn with(config: ProcessorConfig, vault: Vault, io: IoThread) -> Result<Self, ProcessorError> {
+        let target = &config.target_dir;
+        crashsafe::create_dir_all(target).map_err(TargetError::io("create", target))?;
+        Ok(Self { config, vault, io, permits: Arc::new(Semaphore::new(FETCHED_MAX)) })
+    }
+
+    /// The vault that is followed.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Follows all groups of the vault, those that come later too, until `stop` is set; a group that stops leaves the others
+    /// alone. Gives what became of each.
+    pub fn run(&self, stop: &Stop) -> Vec<GroupOutcome> {
+        self.work(stop, Mode::Follow)
+    }
+
+    /// Applies what the vault holds now, then stops. Gives what became of each group.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Vault`] when the groups cannot be listed.
+    pub fn run_once(&self) -> Result<Vec<GroupOutcome>, ProcessorError> {
+        // Whether the vault answers at all is said by the first listing.
+        let groups = self.groups()?;
+        tracing::debug!(groups = groups.len(), "catching up");
+        Ok(self.work(&Stop::new(), Mode::Once(groups)))
+    }
+
+    /// As [`Processor::run_once`] for one group, which a failover catches up; `stop` ends it early.
+    pub fn run_once_for(&self, group: &GroupName, stop: &Stop) -> Option<GroupOutcome> {
+        self.work(stop, Mode::Once(vec![group.clone()])).pop()
+    }
+
+    fn groups(&self) -> Result<Vec<GroupName>, ProcessorError> {
+        let groups = self.io.handle.block_on(self.vault.groups());
+        groups.map_err(|source| ProcessorError::Vault { url: self.config.vault_url.clone(), source })
+    }
+
+    fn task(&self, group: GroupName) -> GroupTask {
+        let vault = VaultName { url: self.vault.url().to_owned(), id: self.vault.id().to_owned() };
+        let fetcher = Fetcher::new(self.vault.group(&group), self.io.handle.clone(), Arc::clone(&self.permits));
+        GroupTask::new(group, vault, self.config.clone(), fetcher)
+    }
+
+    fn work(&self, stop: &Stop, mode: Mode) -> Vec<GroupOutcome> {
+        let now = clock::mono();
+        let (once, first) = match mode {
+            Mode::Follow => (false, vec![Job::Discover]),
+            Mode::Once(groups) => (true, groups.into_iter().map(|group| Job::Start(Box::new(self.task(group)))).collect()),
+        };
+        let board = Board {
+            state: Mutex::new(State {
+                jobs: first.into_iter().map(|job| (now, job)).collect(),
+                running: 0,
+                known: BTreeSet::new(),
+                outcomes: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS_MAX {
+                scope.spawn(|| self.worker(&board, stop, once));
+            }
+        });
+        let mut state = board.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (_, job) in state.jobs {
+            if let Job::Turn(task) | Job::Start(task) = job {
+                state.outcomes.push(task.outcome());
+            }
+        }
+        state.outcomes.sort_by(|a, b| a.group.cmp(&b.group));
+        state.outcomes
+    }
+
+    fn worker(&self, board: &Board, stop: &Stop, once: bool) {
+        while let Some(job) = board.take(stop, once) {
+            // Counts down even where a job panics: the other workers would wait for it for ever.
+            let running = Running(board);
+            let next = match job {
+                Job::Discover => self.discover(board),
+                Job::Start(mut task) => match task.set_goal() {
+                    Ok(()) => Some((clock::mono(), Job::Turn(task))),
+                    Err(e) => {
+                        task.give_up(e);
+                        board.finish(task.outcome());
+                        None
+                    }
+                },
+                Job::Turn(task) => self.turn(task, board, stop, once),
+            };
+            board.lock().jobs.extend(next);
+            drop(running);
+        }
+    }
+
+    fn turn(&self, mut task: Box<GroupTask>, board: &Board, stop: &Stop, once: bool) -> Option<(Instant, Job)> {
+        let turn = task.turn(stop);
+        let wait = match turn {
+            Turn::More => Duration::ZERO,
+            Turn::CaughtUp | Turn::MaybeGap => self.config.poll,
+            Turn::VaultAway => VAULT_AWAY_WAIT,
+            Turn::Stopped => Duration::MAX,
+        };
+        // In one go, a vault that does not answer is an outcome too: it was tried again below already.
+        let over = turn == Turn::Stopped || (once && matches!(turn, Turn::CaughtUp | Turn::VaultAway));
+        if over {
+            board.finish(task.outcome());
+            return None;
+        }
+        Some((clock::mono() + wait, Job::Turn(task)))
+    }
+
+    fn discover(&self, board: &Board) -> Option<(Instant, Job)> {
+        match self.groups() {
+            Ok(groups) => {
+                for group in groups {
+                    if board.is_new(&group) {
+                        tracing::info!(%group, "following the group");
+                        board.add(Job::Turn(Box::new(self.task(group))));
+                    }
+                }
+            }
+            Err(e) => tracing::warn!(error = %e, "the groups of the vault cannot be listed, trying again"),
+        }
+        Some((clock::mono() + DISCOVER_EVERY, Job::Discover))
+    }
+}
+
+enum Mode {
+    Follow,
+    Once(Vec<GroupName>),
+}
+
+/// Something for a worker to do.
+enum Job {
+    /// Look for new groups.
+    Discover,
+    /// Look how far the vault is, then go.
+    Start(Box<GroupTask>),
+    /// Let a group work.
+    Turn(Box<GroupTask>),
+}
+
+/// What the workers share.
+struct Board {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// What is to be done, and not before when.
+    jobs: Vec<(Instant, Job)>,
+    running: usize,
+    known: BTreeSet<GroupName>,
+    outcomes: Vec<GroupOutcome>,
+}
+
+/// A job that a worker has taken.
+struct Running<'a>(&'a Board);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The job that is due longest, once one is; `None` when the worker is to go.
+    fn take(&self, stop: &Stop, once: bool) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if stop.requested() || (once && state.jobs.is_empty() && state.running == 0) {
+                self.changed.notify_all();
+                return None;
+            }
+            let now = clock::mono();
+            let first = (0..state.jobs.len()).min_by_key(|i| state.jobs[*i].0);
+            let wait = match first {
+                Some(first) if state.jobs[first].0 <= now => {
+                    state.running += 1;
+                    return Some(state.jobs.swap_remove(first).1);
+                }
+                Some(first) => WORKER_LOOK.min(state.jobs[first].0 - now),
+                None => WORKER_LOOK,
+            };
+            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn add(&self, job: Job) {
+        self.lock().jobs.push((clock::mono(), job));
+        self.changed.notify_one();
+    }
+
+    fn finish(&self, outcome: GroupOutcome) {
+        self.lock().outcomes.push(outcome);
+    }
+
+    /// Whether a group was not seen before.
+    fn is_new(&self, group: &GroupName) -> bool {
+        let known = &mut self.lock().known;
+        if known.len() >= GROUPS_MAX && !known.contains(group) {
+            tracing::warn!(%group, limit = GROUPS_MAX, "the group is not followed: too many groups in one vault");
+            return false;
+        }
+        known.insert(group.clone())
+    }
+}
+
+/// The thread on which the vault's sockets and timers live.
+#[derive(Debug)]
+struct IoThread {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl IoThread {
+    fn start() -> Result<Self, ProcessorError> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(ProcessorError::Thread)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("vault-io".to_owned()).spawn(move || {
+            // Ends with the message, or when the sender is gone.
+            let _ended = runtime.block_on(stopped);
+        });
+        let thread = Some(thread.map_err(ProcessorError::Thread)?);
+        Ok(Self { handle, stop: Some(stop), thread })
+    }
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Whether every group of `outcomes` is caught up: the exit code of `--once`.
+#[must_use]
+pub fn all_good(outcomes: &[GroupOutcome]) -> bool {
+    outcomes.iter().all(GroupOutcome::is_good)
+}

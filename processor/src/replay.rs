@@ -1,0 +1,146 @@
+//! The target of one group, open for replay: the lock, the images, the journal, the position, the catalogue. Here it is
+//! created and taken into the next epoch; [`crate::apply`] changes it batch by batch, [`crate::rollback`] opens it again.
+
+use std::fs::File;
+
+use farshore_changelog::crashsafe;
+use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
+use farshore_vault::EpochObject;
+
+use crate::chain;
+use crate::error::{GroupError, TargetError};
+use crate::image::Image;
+use crate::points::Point;
+use crate::position::{PositionFile, ReplayPosition};
+use crate::target::{DiskTable, GroupDir, Origin, TargetDisk};
+use crate::undo::journal::Journal;
+use crate::undo::published::Publisher;
+
+/// Which vault a target belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultName {
+    /// Its URL.
+    pub url: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// An open target. After an error of any of its functions it is dropped and opened again, which undoes what was half done.
+#[derive(Debug)]
+pub struct Replay {
+    pub(crate) dir: GroupDir,
+    pub(crate) _lock: File,
+    pub(crate) origin: Origin,
+    /// In index order, of the position's epoch.
+    pub(crate) images: Vec<Image>,
+    pub(crate) journal: Journal,
+    pub(crate) published: Publisher,
+    pub(crate) position: PositionFile,
+    /// Oldest first.
+    pub(crate) points: Vec<Point>,
+}
+
+impl Replay {
+    /// Creates the target of a group: empty images, and a position at the start of its first epoch. What a crash left of an
+    /// earlier attempt is taken over.
+    ///
+    /// # Errors
+    /// [`GroupError`]; also when there is data in an image already, or the folder belongs to another vault.
+    pub fn create(
+        dir: &GroupDir,
+        group: &GroupName,
+        vault: &VaultName,
+        epoch: &EpochObject,
+        hash: Hash,
+    ) -> Result<Self, GroupError> {
+        let disks = chain::target_disks(epoch)
+            .map_err(|what| GroupError::Refused { at: epoch.key().to_string(), what })?;
+        crashsafe::create_dir_all(dir.root()).map_err(TargetError::io("create", dir.root()))?;
+        let lock = dir.take_lock()?;
+        let _there = Origin::read(dir)?.map(|origin| check_vault(dir, &origin, vault)).transpose()?;
+        let tables = vec![DiskTable { from_epoch: epoch.epoch, disks: disks.clone() }];
+        let origin = Origin { vault_url: vault.url.clone(), vault_id: vault.id.clone(), tables };
+        origin.write(dir)?;
+        let images = disks.iter().map(|disk| Image::create(&dir.image(&disk.name), disk.size_bytes));
+        let images = images.collect::<Result<Vec<_>, _>>()?;
+        let journal = Journal::open(&dir.undo(), group, 0)?.journal;
+        if journal.end() != 0 {
+            let what = "there is an undo journal and no position; move the group's folder away, or restore the position";
+            return Err(TargetError::refused(&dir.undo(), what).into());
+        }
+        let published = Publisher::open(&dir.published(), 0)?;
+        let start = ReplayPosition::start(group.clone(), epoch.epoch, hash);
+        let position = PositionFile::create(&dir.position(), start)?;
+        Ok(Self { dir: dir.clone(), _lock: lock, origin, images, journal, published, position, points: Vec::new() })
+    }
+
+    /// Where replay stands.
+    #[must_use]
+    pub fn position(&self) -> &ReplayPosition {
+        self.position.current()
+    }
+
+    /// The recovery points, oldest first.
+    #[must_use]
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// The disks of the epoch that is replayed, in index order.
+    #[must_use]
+    pub fn disks(&self) -> &[TargetDisk] {
+        self.origin.disks_at(self.position().epoch)
+    }
+
+    /// The group's folder.
+    #[must_use]
+    pub fn dir(&self) -> &GroupDir {
+        &self.dir
+    }
+
+    /// Goes on to the epoch of `next`, whose object has the hash `hash`: the one before was sealed, and all of it up to its cut
+    /// was applied. Images grow where disks did, and new disks get empty ones. A crash on the way leaves the epoch before, and
+    /// it is done again.
+    ///
+    /// # Errors
+    /// [`GroupError::Refused`] when the disks changed in another way; [`GroupError`] of the target's files.
+    pub fn turn(&mut self, next: &EpochObject, hash: Hash) -> Result<(), GroupError> {
+        let old = self.disks().to_vec();
+        let (disks, changed) =
+            chain::disks_of(&old, next).map_err(|what| GroupError::Refused { at: next.key().to_string(), what })?;
+        if changed {
+            self.origin.tables.retain(|table| table.from_epoch < next.epoch);
+            self.origin.tables.push(DiskTable { from_epoch: next.epoch, disks: disks.clone() });
+            self.origin.write(&self.dir)?;
+            for (i, disk) in disks.iter().enumerate() {
+                let path = self.dir.image(&disk.name);
+                if i < old.len() { Image::grow(&path, disk.size_bytes)? } else { Image::create(&path, disk.size_bytes).map(drop)? }
+            }
+            self.images = open_images(&self.dir, &disks)?;
+        }
+        let before = self.position().clone();
+        let (seq, number) = (Seq(0), SegmentNo(0));
+        self.position.advance(ReplayPosition { epoch: next.epoch, seq, number, chain_seq: seq, hash, ..before })?;
+        Ok(())
+    }
+}
+
+/// Opens the images of `disks`, in order.
+pub(crate) fn open_images(dir: &GroupDir, disks: &[TargetDisk]) -> Result<Vec<Image>, TargetError> {
+    disks.iter().map(|disk| Image::open(&dir.image(&disk.name), disk.size_bytes)).collect()
+}
+
+/// Refuses a vault that the target does not come from.
+pub(crate) fn check_vault(dir: &GroupDir, origin: &Origin, vault: &VaultName) -> Result<(), TargetError> {
+    if origin.vault_id == vault.id {
+        return Ok(());
+    }
+    let what = format!(
+        "this target comes from the vault {} at {}, and {} is the vault {}; give that one, or another target folder",
+        origin.vault_id, origin.vault_url, vault.url, vault.id
+    );
+    Err(TargetError::refused(&dir.origin(), what))
+}
+
+/// The first epoch of a group.
+pub const FIRST_EPOCH: Epoch = Epoch(1);

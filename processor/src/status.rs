@@ -1,0 +1,198 @@
+//! What a processor says of a group, in `status.json` of the group's folder, for the command line. It is a report, not state:
+//! nothing is decided by it, and it may be lost.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use farshore_changelog::clock;
+use farshore_changelog::ids::{GroupName, Position, SegmentNo};
+use farshore_changelog::units::UnixMicros;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{GroupError, TargetError};
+use crate::position::ReplayPosition;
+use crate::target::{GroupDir, read_bounded};
+
+/// Largest `status.json` that is read, in bytes.
+const STATUS_MAX_BYTES: u64 = 64 << 10;
+/// Without a record for this long a group is idle.
+pub const IDLE_AFTER: Duration = Duration::from_secs(30);
+
+/// What a group is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum GroupState {
+    /// The disks are copied for the first time: there is no point yet.
+    InitialReplication,
+    /// Lost regions are copied: no new point until it ends, the old ones are good.
+    Resync,
+    /// The source writes, replay follows.
+    Following,
+    /// Nothing but heartbeats, or nothing at all.
+    Idle,
+    /// It stopped. Nothing past this is applied; the points cut before are good.
+    Stopped {
+        /// What is wrong and what to do.
+        reason: String,
+        /// The object key or the file.
+        at: String,
+    },
+}
+
+impl GroupState {
+    /// What stops a group.
+    #[must_use]
+    pub fn stopped(error: &GroupError) -> Self {
+        Self::Stopped { reason: error.full_text(), at: error.at() }
+    }
+
+    /// The state of a group that goes on; `active`: a record was applied within [`IDLE_AFTER`].
+    #[must_use]
+    pub fn going(position: Option<&ReplayPosition>, active: bool) -> Self {
+        match position {
+            Some(p) if p.resync && p.consistent.exists() => Self::Resync,
+            Some(p) if p.resync => Self::InitialReplication,
+            Some(_) if active => Self::Following,
+            Some(_) | None => Self::Idle,
+        }
+    }
+}
+
+/// A position and its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Epoch and seq.
+    #[serde(flatten)]
+    pub position: Position,
+    /// Source's time.
+    pub time: jiff::Timestamp,
+}
+
+/// How far a resync is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncProgress {
+    /// Bytes that it announced.
+    pub announced_bytes: u64,
+    /// Bytes that it brought.
+    pub applied_bytes: u64,
+}
+
+/// A group's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Whose.
+    pub group: GroupName,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: GroupState,
+    /// When this was written (target's clock).
+    pub updated: jiff::Timestamp,
+    /// Where replay stands; absent before the first segment.
+    pub position: Option<At>,
+    /// The newest segment of which anything was applied.
+    pub segment: SegmentNo,
+    /// The newest consistent position.
+    pub consistent: Option<At>,
+    /// Age of the position when this was written, in milliseconds.
+    pub lag_ms: Option<u64>,
+    /// When the newest segment seen was sealed (source's clock); an idle source seals one every heartbeat.
+    pub newest_heartbeat: Option<jiff::Timestamp>,
+    /// The resync in progress.
+    pub resync: Option<ResyncProgress>,
+    /// Count of recovery points.
+    pub points: usize,
+    /// Why the vault cannot be read now; the group waits and tries again.
+    pub vault_problem: Option<String>,
+}
+
+impl GroupStatus {
+    /// A status of `group` at `position`.
+    #[must_use]
+    pub fn new(group: &GroupName, state: GroupState, position: Option<&ReplayPosition>) -> Self {
+        let now = clock::wall();
+        let at = |position, time: UnixMicros| At { position, time: time.timestamp() };
+        let lag = position.filter(|p| p.time.0 > 0).map(|p| now.since(p.time).as_millis());
+        let resync = |p: &ReplayPosition| ResyncProgress {
+            announced_bytes: p.resync_announced,
+            applied_bytes: p.resync_applied,
+        };
+        Self {
+            group: group.clone(),
+            state,
+            updated: now.timestamp(),
+            position: position.map(|p| at(p.position(), p.time)),
+            segment: position.map_or(SegmentNo(0), |p| p.number),
+            consistent: position
+                .map(|p| p.consistent)
+                .filter(|c| c.exists())
+                .map(|c| at(c.position, c.time)),
+            lag_ms: lag.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
+            newest_heartbeat: None,
+            resync: position.filter(|p| p.resync).map(resync),
+            points: 0,
+            vault_problem: None,
+        }
+    }
+
+    /// Reads the status that a processor left; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`]; [`TargetError::Damaged`] when it is no status (it is then only lost).
+    pub fn read(dir: &GroupDir) -> Result<Option<Self>, TargetError> {
+        let path = dir.status();
+        match read_bounded(&path, STATUS_MAX_BYTES) {
+            Ok(bytes) => {
+                let status = serde_json::from_slice(&bytes);
+                status.map(Some).map_err(|e| TargetError::damaged(&path, 0, e.to_string()))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(TargetError::io("read", &path)(e)),
+        }
+    }
+
+    /// Writes it, without fsync: it need not survive a power cut. On a full disk the old file's room is used, so that a group
+    /// that stopped for that reason can still say so.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn write(&self, dir: &GroupDir) -> Result<(), TargetError> {
+        let path = dir.status();
+        let mut bytes = serde_json::to_vec_pretty(self).expect("names, numbers and times can be written as JSON");
+        bytes.push(b'\n');
+        let tmp = path.with_extension("json.tmp");
+        let replaced = std::fs::write(&tmp, &bytes).and_then(|()| std::fs::rename(&tmp, &path));
+        let written = replaced.or_else(|_| {
+            let _gone = std::fs::remove_file(&tmp);
+            let mut file = OpenOptions::new().write(true).open(&path)?;
+            file.write_all(&bytes)?;
+            file.set_len(bytes.len() as u64)
+        });
+        written.map_err(TargetError::io("write", &path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_changelog::ids::{Epoch, Hash, Seq};
+
+    use super::*;
+
+    #[test]
+    fn a_status_survives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = GroupName::new("web01").unwrap();
+        let dir = GroupDir::new(folder.path(), &group);
+        assert_eq!(GroupStatus::read(&dir).unwrap(), None);
+        std::fs::create_dir_all(dir.root()).unwrap();
+        let mut position = ReplayPosition::start(group.clone(), Epoch(1), Hash::ZERO);
+        (position.seq, position.time, position.resync) = (Seq(7), UnixMicros(5_000_000), true);
+        assert_eq!(GroupState::going(Some(&position), true), GroupState::InitialReplication);
+        let state = GroupState::Stopped { reason: "a reason".into(), at: "groups/web01/log/1".into() };
+        for state in [state, GroupState::InitialReplication, GroupState::Idle] {
+            let status = GroupStatus::new(&group, state, Some(&position));
+            status.write(&dir).unwrap();
+            assert_eq!(GroupStatus::read(&dir).unwrap(), Some(status));
+        }
+    }
+}

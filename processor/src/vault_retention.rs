@@ -1,0 +1,124 @@
+//! Removes segments from the vault that no remaining point needs. Only up to the watermark that the source noted, never
+//! epochs nor seals: the walk to an epoch's first seal begins above the watermark.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use farshore_changelog::ids::{Epoch, Position, SegmentNo, Seq};
+use farshore_changelog::segment::{Index, Kind, SegmentHead};
+use farshore_vault::{GroupVault, VaultError};
+
+/// Segments removed in one go, so that a group is not kept from replaying for long.
+const DELETES_MAX: usize = 1000;
+/// Numbers looked at from the end of an epoch for the newest watermark; what lies there are seals and dead segments.
+const WATERMARK_LOOKS_MAX: usize = 16;
+
+/// Heads remembered at most; one that was forgotten is read again.
+const KNOWN_MAX: usize = 200_000;
+
+/// What is remembered of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    last_seq: Seq,
+    watermark: SegmentNo,
+}
+
+/// Prunes one group's log.
+#[derive(Debug)]
+pub struct LogPruner {
+    vault: GroupVault,
+    /// Heads of segments that were applied or looked at; those that were removed are forgotten.
+    known: BTreeMap<(Epoch, SegmentNo), Known>,
+    /// Epochs below hold nothing that may be removed.
+    oldest: Epoch,
+}
+
+impl LogPruner {
+    /// A pruner that knows nothing yet.
+    #[must_use]
+    pub fn new(vault: GroupVault) -> Self {
+        Self { vault, known: BTreeMap::new(), oldest: Epoch(1) }
+    }
+
+    /// Remembers a log segment that was applied.
+    pub fn applied(&mut self, head: &SegmentHead) {
+        let known = Known { last_seq: head.last_seq, watermark: head.watermark };
+        self.known.insert((head.epoch, head.number), known);
+        while self.known.len() > KNOWN_MAX {
+            self.known.pop_first();
+        }
+    }
+
+    /// Removes what lies wholly at or before `needed`, up to the watermark, and before segment `current` of its epoch.
+    /// Gives whether all of it is gone: how much is removed at once is limited.
+    ///
+    /// # Errors
+    /// That of the vault: nothing is lost by trying again later.
+    pub async fn prune(&mut self, needed: Position, current: (Epoch, SegmentNo)) -> Result<bool, VaultError> {
+        let mut removed = 0;
+        let mut epoch = self.oldest;
+        while epoch <= needed.epoch && removed < DELETES_MAX {
+            let listed = self.vault.list_segments(epoch, SegmentNo(1)).await?;
+            let numbers: Vec<SegmentNo> = listed.into_iter().map(|(number, _)| number).collect();
+            let mut upto = self.watermark(epoch, &numbers).await?;
+            if epoch == current.0 {
+                upto = upto.min(SegmentNo(current.1.0.saturating_sub(1)));
+            }
+            let mut candidates = &numbers[..numbers.partition_point(|number| *number <= upto)];
+            if epoch == needed.epoch {
+                candidates = &candidates[..self.ended_by(epoch, candidates, needed.seq).await?];
+            } else if candidates.is_empty() {
+                self.oldest = epoch.next();
+            }
+            for number in candidates.iter().take(DELETES_MAX - removed) {
+                self.vault.delete_segment(epoch, *number).await?;
+                self.known.remove(&(epoch, *number));
+                removed += 1;
+            }
+            epoch = epoch.next();
+        }
+        if removed > 0 {
+            tracing::info!(group = %self.vault.group(), removed, "segments pruned from the vault");
+        }
+        Ok(removed < DELETES_MAX)
+    }
+
+    /// The newest watermark of an epoch: its segments bear it, so the newest log segment that can be read has it.
+    async fn watermark(&mut self, epoch: Epoch, numbers: &[SegmentNo]) -> Result<SegmentNo, VaultError> {
+        for number in numbers.iter().rev().take(WATERMARK_LOOKS_MAX) {
+            if let Some(known) = self.head(epoch, *number).await? {
+                return Ok(known.watermark);
+            }
+        }
+        Ok(SegmentNo(0))
+    }
+
+    /// How many of `numbers`, which are in order, end at or before `seq`.
+    async fn ended_by(&mut self, epoch: Epoch, numbers: &[SegmentNo], seq: Seq) -> Result<usize, VaultError> {
+        let (mut low, mut high) = (0, numbers.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.head(epoch, numbers[middle]).await? {
+                Some(known) if known.last_seq <= seq => low = middle + 1,
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// What the head of a log segment says; `None` for a seal, or for what cannot be read.
+    async fn head(&mut self, epoch: Epoch, number: SegmentNo) -> Result<Option<Known>, VaultError> {
+        if let Some(known) = self.known.get(&(epoch, number)) {
+            return Ok(Some(*known));
+        }
+        let bytes: Option<Bytes> = self.vault.get_segment(epoch, number).await?;
+        let index = bytes.and_then(|bytes| Index::read(&mut &bytes[..], 0, Some(bytes.len() as u64)).ok());
+        let known = index.map(|index| index.head().clone()).filter(|head| {
+            head.kind == Kind::Log && head.group == *self.vault.group() && (head.epoch, head.number) == (epoch, number)
+        });
+        if let Some(head) = &known {
+            self.applied(head);
+        }
+        Ok(known.map(|head| Known { last_seq: head.last_seq, watermark: head.watermark }))
+    }
+}

@@ -1,0 +1,16 @@
+//! `farshore verify`: reads everything again and proves it, and changes nothing.
+//!
+//! - [`report`]: what was read, and what was found
+//! - [`vault`]: a group's epochs, segments and seals
+//! - [`target`]: a group's position, catalogue, undo journal, images and overlays
+
+pub mod report;
+pub mod target;
+pub mod vault;
+
+pub use report::{Finding, Report, Severity};
+pub use target::verify_target;
+pub use vault::verify_vault;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use farshore_changelog::ids::{DiskName, GroupName};
+use farshore_vault::{EpochDisk, Nonce, Reason};
+
+use super::*;
+
+fn source(epoch: u64, opened: bool) -> SourceEpoch {
+    SourceEpoch {
+        group: GroupName::new("web01").unwrap(),
+        epoch: Epoch(epoch),
+        parent: (epoch > 1).then(|| Epoch(epoch - 1)),
+        reason: Reason::FirstStart,
+        nonce: Nonce([1; 16]),
+        created: jiff::Timestamp::UNIX_EPOCH,
+        disks: vec![EpochDisk { name: DiskName::new("vda").unwrap(), size_bytes: 1 << 20 }],
+        opened,
+        clean: false,
+    }
+}
+
+fn hash(epoch: u64, number: u64) -> Hash {
+    Hash::of(&[epoch.to_le_bytes(), number.to_le_bytes()].concat())
+}
+
+/// Segment `number`, which covers ten seqs.
+fn segment(source: &SourceEpoch, epoch: u64, number: u64) -> Spooled {
+    let first = epoch == source.epoch.0 && number == 1;
+    Spooled {
+        epoch: Epoch(epoch),
+        number: SegmentNo(number),
+        hash: hash(epoch, number),
+        prev: if first { source.object_hash() } else { hash(epoch, number - 1) },
+        first_seq: Seq(number * 10 - 9),
+        last_seq: Seq(number * 10),
+        bytes: 400,
+    }
+}
+
+fn mark(epoch: u64, number: u64) -> Watermark {
+    Watermark { epoch: Epoch(epoch), number: SegmentNo(number), hash: hash(epoch, number), last_seq: Seq(number * 10) }
+}
+
+fn numbers(list: &[Spooled]) -> Vec<(u64, u64)> {
+    list.iter().map(|s| (s.epoch.0, s.number.0)).collect()
+}
+
+/// Stale, queue, and the numbers of head and confirmed; or what is refused.
+type Outcome = Result<(Vec<(u64, u64)>, Vec<(u64, u64)>, u64, u64), String>;
+
+fn outcome(source: &SourceEpoch, mark: Option<Watermark>, found: &[(u64, u64)]) -> Outcome {
+    let found = found.iter().map(|&(e, n)| segment(source, e, n)).collect();
+    let plan = plan(source, mark.as_ref(), found, Path::new("/spool")).map_err(|e| e.to_string())?;
+    assert_eq!(plan.head.last_seq.0, plan.head.number.0 * 10);
+    Ok((numbers(&plan.stale), numbers(&plan.queue), plan.head.number.0, plan.confirmed.number.0))
+}
+
+#[test]
+fn every_crash_has_its_continuation() {
+    let first = source(1, true);
+    assert_eq!(outcome(&first, None, &[]), Ok((vec![], vec![], 0, 0)));
+    assert_eq!(outcome(&first, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], 2, 0)));
+    assert_eq!(outcome(&first, Some(mark(1, 4)), &[]), Ok((vec![], vec![], 4, 4)));
+    assert_eq!(outcome(&first, Some(mark(1, 4)), &[(1, 4), (1, 5)]), Ok((vec![(1, 4)], vec![(1, 5)], 5, 4)));
+}
+
+#[test]
+fn the_epoch_before_is_finished_first() {
+    let next = source(2, false);
+    assert_eq!(outcome(&next, Some(mark(1, 4)), &[]), Ok((vec![], vec![], 0, 0)));
+    assert_eq!(
+        outcome(&next, Some(mark(1, 4)), &[(1, 4), (1, 5), (2, 1)]),
+        Ok((vec![(1, 4)], vec![(1, 5), (2, 1)], 1, 0))
+    );
+    assert_eq!(outcome(&next, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], 0, 0)));
+}
+
+#[test]
+fn what_does_not_continue_is_refused() {
+    let (first, next) = (source(1, true), source(2, true));
+    for (source, mark, found, word) in [
+        (&first, None, vec![(1, 2)], "segment 1 is missing"),
+        (&first, Some(mark(1, 4)), vec![(1, 6)], "segment 5 is missing"),
+        (&first, Some(mark(1, 4)), vec![(1, 5), (1, 7)], "segment 6 is missing"),
+        (&first, None, vec![(3, 1)], "of epoch 3"),
+        (&next, Some(mark(2, 1)), vec![(1, 9)], "of epoch 1"),
+        (&source(3, false), Some(mark(2, 1)), vec![(1, 9)], "of epoch 1"),
+    ] {
+        let error = outcome(source, mark, &found).unwrap_err();
+        assert!(error.contains(word) && error.contains("/spool/"), "{error}");
+    }
+}
+
+#[test]
+fn a_segment_of_another_chain_is_refused() {
+    let first = source(1, true);
+    for change in [
+        |s: &mut Spooled| s.prev = Hash::ZERO,
+        |s: &mut Spooled| s.first_seq = Seq(42),
+    ] {
+        let mut segment = segment(&first, 1, 5);
+        change(&mut segment);
+        assert!(plan(&first, Some(&mark(1, 4)), vec![segment], Path::new("/spool")).is_err());
+    }
+    let other_epoch_object = SourceEpoch { nonce: Nonce([2; 16]), ..first.clone() };
+    assert!(plan(&other_epoch_object, None, vec![segment(&first, 1, 1)], Path::new("/spool")).is_err());
+}

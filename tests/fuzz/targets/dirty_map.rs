@@ -1,0 +1,57 @@
+//! A dirty map of foreign bytes: refused, or a map whose numbers agree and which survives a change.
+#![no_main]
+
+use std::path::Path;
+
+use farshore_capture::regions::RegionMap;
+use farshore_changelog::ids::DiskName;
+use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind};
+use farshore_fuzz::{Scratch, put};
+use libfuzzer_sys::fuzz_target;
+
+const PAGE_BYTES: usize = 4096;
+const HEADER_CRC: usize = 72;
+const PAGE_CRC: usize = PAGE_BYTES - 4;
+
+/// The disk of the seeds: 50,000 regions of 64 KiB, two pages of bits, and one region cut short.
+fn disk() -> DiskEntry {
+    DiskEntry {
+        name: DiskName::new("vda").expect("a valid name"),
+        size_bytes: 50_000 * 65_536 - 512,
+        identity: DiskIdentity { kind: DiskKind::File, device: 2049, inode: 4711 },
+        block_bytes: 512,
+    }
+}
+
+fn open_and_use(path: &Path) {
+    let disk = disk();
+    let Ok(mut map) = RegionMap::open(path, &disk) else { return };
+    let mut lost = 0;
+    let mut from = 0;
+    while let Some(region) = map.next_lost(from) {
+        assert!(region >= from && region < map.regions() && map.is_lost(region));
+        lost += 1;
+        from = region + 1;
+    }
+    assert_eq!(lost, map.lost_regions());
+    assert!(map.lost_bytes() <= disk.size_bytes);
+    let changed = lost % map.regions();
+    if !map.lose(changed) {
+        map.repaired(changed);
+    }
+    let commit = map.commit().expect("a bit was changed");
+    commit.run().expect("the temporary file can be written");
+    let again = RegionMap::open(path, &disk).expect("what was written is whole");
+    assert_eq!((again.lost_regions(), again.is_lost(changed)), (map.lost_regions(), map.is_lost(changed)));
+}
+
+fuzz_target!(|data: &[u8]| {
+    Scratch::with(data, data.len() as u64, open_and_use);
+    let mut whole = data.to_vec();
+    for (n, page) in whole.chunks_exact_mut(PAGE_BYTES).enumerate() {
+        let at = if n == 0 { HEADER_CRC } else { PAGE_CRC };
+        let crc = crc32fast::hash(&page[..at]);
+        put(page, at, &crc.to_le_bytes());
+    }
+    Scratch::with(&whole, whole.len() as u64, open_and_use);
+});

@@ -1,0 +1,28 @@
+//! A points catalogue of foreign bytes: refused, or points that survive being written.
+#![no_main]
+
+use farshore_changelog::ids::{Epoch, Position, Seq};
+use farshore_fuzz::{Scratch, put};
+use farshore_processor::points;
+use libfuzzer_sys::fuzz_target;
+
+const HASH_BYTES: usize = 32;
+
+fn read(bytes: &[u8]) {
+    let end = Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) };
+    Scratch::with(bytes, bytes.len() as u64, |path| {
+        let Ok(read) = points::read(path, end) else { return };
+        points::write(path, &read).expect("the temporary file can be written");
+        assert_eq!(points::read(path, end).expect("what was written is whole"), read);
+    });
+}
+
+fuzz_target!(|data: &[u8]| {
+    read(data);
+    if let Some(at) = data.len().checked_sub(HASH_BYTES) {
+        let mut whole = data.to_vec();
+        let hash = blake3::hash(&whole[..at]);
+        put(&mut whole, at, hash.as_bytes());
+        read(&whole);
+    }
+});

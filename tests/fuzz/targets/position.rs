@@ -1,0 +1,30 @@
+//! A target's position file of foreign bytes: refused, or one of its two slots.
+#![no_main]
+
+use farshore_fuzz::{Scratch, put};
+use farshore_processor::position::{PositionFile, ReplayPosition};
+use libfuzzer_sys::fuzz_target;
+
+const SLOT_BYTES: usize = 4096;
+const HASH: usize = 224;
+
+fn read(bytes: &[u8]) {
+    Scratch::with(bytes, bytes.len() as u64, |path| {
+        let read = ReplayPosition::read(path).map(|position| position.expect("there is a file"));
+        match (read, PositionFile::open(path)) {
+            (Ok(read), Ok(opened)) => assert_eq!(opened.current(), &read),
+            (Err(_), Err(_)) => {}
+            (read, opened) => panic!("read {read:?}, opened {opened:?}"),
+        }
+    });
+}
+
+fuzz_target!(|data: &[u8]| {
+    read(data);
+    let mut whole = data.to_vec();
+    for slot in whole.chunks_mut(SLOT_BYTES).filter(|slot| slot.len() >= HASH + 32) {
+        let hash = blake3::hash(&slot[..HASH]);
+        put(slot, HASH, hash.as_bytes());
+    }
+    read(&whole);
+});

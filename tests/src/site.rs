@@ -1,0 +1,463 @@
+//! A source, a vault and a target in one temporary folder, and the verbs run on them.
+//!
+//! The source's host is lost with [`Site::lose_source`], its agent alone with [`Site::kill_agent`]; what the target has is
+//! seen through the same verbs and files that a person would use.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use farshore_changelog::clock;
+use farshore_changelog::ids::{Epoch, Position, Seq};
+use serde_json::Value;
+
+use crate::bin;
+use crate::durable::{self, Standing};
+use crate::process::{Finished, Process, run};
+
+/// The longest a verb may take that does not move much data.
+pub const VERB_MAX: Duration = Duration::from_secs(60);
+/// The longest that shipping or replaying what a test wrote may take on a busy machine.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(300);
+/// The group of every site; what tells sites apart is their folder.
+pub const GROUP: &str = "web01";
+
+/// How a site differs from the usual one.
+#[derive(Debug, Clone)]
+pub struct SiteSpec {
+    /// Size of each disk in bytes; they are named `vda`, `vdb` …
+    pub disks: Vec<u64>,
+    /// Where the exports listen: on TCP, at a port the system chose, instead of on unix sockets.
+    pub tcp: bool,
+    /// More lines for the configuration, before its disks.
+    pub config: String,
+    /// More arguments of `farshore process`.
+    pub process: Vec<String>,
+}
+
+impl Default for SiteSpec {
+    fn default() -> Self {
+        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new() }
+    }
+}
+
+/// One disk of a site.
+#[derive(Debug, Clone)]
+pub struct SiteDisk {
+    /// Its name and export name.
+    pub name: String,
+    /// The source disk.
+    pub source: PathBuf,
+    /// The socket of its export, when it listens on one.
+    pub socket: PathBuf,
+    /// `listen` in the configuration.
+    pub listen: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl SiteDisk {
+    /// The URI of its export.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        uri(&self.socket, &self.name)
+    }
+}
+
+/// The NBD URI of an export on a unix socket.
+#[must_use]
+pub fn uri(socket: &Path, export: &str) -> String {
+    format!("nbd+unix:///{export}?socket={}", socket.display())
+}
+
+/// A recovery point, as `farshore points --json` prints it.
+#[derive(Debug, Clone)]
+pub struct Point {
+    /// What `--point` takes.
+    pub id: String,
+    /// Its place in the log.
+    pub position: Position,
+    /// The name of a mark.
+    pub name: Option<String>,
+}
+
+/// An attached point: a server with one export a disk.
+pub struct Attached {
+    /// The server.
+    pub server: Process,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// The position that it says it serves.
+    pub position: Position,
+}
+
+impl Attached {
+    /// The URI of a disk's export.
+    #[must_use]
+    pub fn uri(&self, disk: &str) -> String {
+        uri(&self.socket, disk)
+    }
+}
+
+/// The whole arrangement.
+pub struct Site {
+    dir: tempfile::TempDir,
+    _ring_dir: tempfile::TempDir,
+    /// The ring's file.
+    pub ring: PathBuf,
+    /// The configuration of the source.
+    pub config: PathBuf,
+    /// The vault's folder.
+    pub vault: PathBuf,
+    /// The target's folder.
+    pub target: PathBuf,
+    /// The disks.
+    pub disks: Vec<SiteDisk>,
+    spec: SiteSpec,
+    agent: Option<Process>,
+    processor: Option<Process>,
+    killed: Vec<Process>,
+    attached: u32,
+}
+
+impl Site {
+    /// Makes empty source disks, a configuration and a vault. Nothing runs yet.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn new(spec: SiteSpec) -> Self {
+        let dir = tempfile::Builder::new().prefix("farshore-site-").tempdir().expect("a temporary folder");
+        let ring_dir = tempfile::Builder::new().prefix("farshore-test-").tempdir_in("/dev/shm").expect("/dev/shm");
+        let at = |name: &str| dir.path().join(name);
+        let mut disks = Vec::new();
+        for (n, size) in spec.disks.iter().enumerate() {
+            let name = format!("vd{}", char::from(b'a' + n as u8));
+            let source = at(&format!("{name}.source"));
+            File::create(&source).and_then(|f| f.set_len(*size)).expect("room for a source disk");
+            let socket = at(&format!("{name}.sock"));
+            let listen = if spec.tcp { free_tcp() } else { format!("unix:{}", socket.display()) };
+            disks.push(SiteDisk { name, source, socket, listen, size: *size });
+        }
+        let site = Self {
+            ring: ring_dir.path().join(format!("farshore-{GROUP}.ring")),
+            config: at("web01.toml"),
+            vault: at("vault"),
+            target: at("target"),
+            _ring_dir: ring_dir,
+            dir,
+            disks,
+            spec,
+            agent: None,
+            processor: None,
+            killed: Vec::new(),
+            attached: 0,
+        };
+        site.write_config();
+        let _ = site.verb(["init", "--vault", &site.vault_url()]).good();
+        site
+    }
+
+    /// Writes the configuration anew, from the spec and the disks as they are now.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_config(&self) {
+        let dir = self.dir.path().display();
+        let rings = self.ring.parent().expect("the ring lies in a folder").display();
+        let mut text = format!(
+            "group = \"{GROUP}\"\nvault = \"{}\"\nstate_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\nring_dir = \"{rings}\"\n\
+             ring_size = \"32MiB\"\nmax_delay = \"100ms\"\nheartbeat = \"500ms\"\n{}\n",
+            self.vault_url(),
+            self.spec.config
+        );
+        for disk in &self.disks {
+            text.push_str(&format!(
+                "\n[[disk]]\nname = \"{}\"\nsource = \"{}\"\nlisten = \"{}\"\n",
+                disk.name,
+                disk.source.display(),
+                disk.listen
+            ));
+        }
+        std::fs::write(&self.config, text).expect("room for a configuration");
+    }
+
+    /// A path in the site's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The vault's URL.
+    #[must_use]
+    pub fn vault_url(&self) -> String {
+        format!("file://{}", self.vault.display())
+    }
+
+    /// The target image of a disk.
+    #[must_use]
+    pub fn image(&self, disk: usize) -> PathBuf {
+        self.target.join(GROUP).join(format!("{}.raw", self.disks[disk].name))
+    }
+
+    /// Runs a verb to its end.
+    #[must_use]
+    pub fn verb<I, S>(&self, args: I) -> Finished
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
+        let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        run(&format!("farshore {}", args[0].to_string_lossy()), bin::farshore(args), VERB_MAX)
+    }
+
+    /// The command that starts the agent.
+    #[must_use]
+    pub fn agent_command(&self) -> Command {
+        bin::farshore([OsString::from("run"), self.config.clone().into()])
+    }
+
+    /// Starts the agent and waits until every export can be reached.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn start_agent(&mut self) {
+        let mut agent = Process::start("farshore run", self.agent_command());
+        for disk in &self.disks {
+            match disk.listen.strip_prefix("tcp:") {
+                Some(address) => {
+                    agent.wait_until("a listener", VERB_MAX, || std::net::TcpStream::connect(address).ok());
+                }
+                None => agent.wait_for_socket(&disk.socket, VERB_MAX),
+            }
+        }
+        self.agent = Some(agent);
+    }
+
+    /// The running agent.
+    ///
+    /// # Panics
+    /// When none runs.
+    #[must_use]
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// Asks the agent to end in order: its shipper drains.
+    ///
+    /// # Panics
+    /// When it ends badly or not in time.
+    pub fn stop_agent(&mut self) {
+        let mut agent = self.agent.take().expect("the agent was started");
+        let status = agent.terminate(VERB_MAX);
+        assert!(status.success(), "the agent ended with {status}\n{}", agent.tail());
+    }
+
+    /// SIGKILL to the agent alone. Its shipper sees it die and ends by itself, which the next agent has to stand.
+    pub fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().expect("the agent was started");
+        agent.kill_alone();
+        // A dropped handle would kill the shipper too.
+        self.killed.push(agent);
+    }
+
+    /// SIGKILL to the shipper; the agent is to start another. Waits for one to kill.
+    ///
+    /// # Panics
+    /// When none is started in time.
+    pub fn kill_shipper(&mut self) {
+        let config = self.config.to_string_lossy().into_owned();
+        let pid = self.agent().wait_until("shipper", VERB_MAX, || shipper_of(&config));
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+
+    /// The source's host is gone: agent and shipper at once, without a chance to say anything.
+    pub fn lose_source(&mut self) {
+        self.agent().kill_all();
+        self.agent = None;
+    }
+
+    /// Starts a processor that follows the vault.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_processor(&mut self) {
+        self.processor = Some(Process::start("farshore process", bin::farshore(self.processor_args())));
+    }
+
+    fn processor_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["process".into(), "--vault".into(), self.vault_url().into()];
+        args.extend([OsString::from("--target"), self.target.clone().into()]);
+        args.extend(self.spec.process.iter().map(OsString::from));
+        args
+    }
+
+    /// The running processor.
+    ///
+    /// # Panics
+    /// When none runs.
+    #[must_use]
+    pub fn processor(&mut self) -> &mut Process {
+        self.processor.as_mut().expect("the processor was started")
+    }
+
+    /// SIGKILL to the processor.
+    pub fn kill_processor(&mut self) {
+        self.processor().kill_all();
+        self.processor = None;
+    }
+
+    /// Asks the processor to end in order.
+    pub fn stop_processor(&mut self) -> ExitStatus {
+        self.processor.take().expect("the processor was started").terminate(VERB_MAX)
+    }
+
+    /// Replays what the vault holds, and ends. Its outcome is the caller's to judge.
+    #[must_use]
+    pub fn process_once(&self) -> Finished {
+        let mut args = self.processor_args();
+        args.push("--once".into());
+        run("farshore process --once", bin::farshore(args), CATCH_UP_MAX)
+    }
+
+    /// The newest position that the ring has given out.
+    #[must_use]
+    pub fn newest(&self) -> Position {
+        durable::ring_newest(&self.ring)
+    }
+
+    /// Waits until the vault holds everything up to `position`.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_shipped(&mut self, position: Position) {
+        let ring = self.ring.clone();
+        self.agent().wait_until(&format!("confirmation of {position} by the vault"), CATCH_UP_MAX, || {
+            (durable::ring_confirmed(&ring) >= position).then_some(())
+        });
+    }
+
+    /// Waits until initial replication or resync is over.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_protected(&mut self) {
+        let deadline = clock::mono() + CATCH_UP_MAX;
+        loop {
+            let status = self.agent_status();
+            if status["state"] == "protected" {
+                return;
+            }
+            assert!(clock::mono() < deadline, "not protected in {CATCH_UP_MAX:?}: {status}\n{}", self.agent().tail());
+            clock::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What the agent says of itself.
+    #[must_use]
+    pub fn agent_status(&self) -> Value {
+        self.verb([OsString::from("status"), self.config.clone().into(), "--json".into()]).good().json()
+    }
+
+    /// Where replay stands; `None` when nothing was replayed yet.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        durable::standing(&self.target.join(GROUP).join("position"))
+    }
+
+    /// Waits until a running processor has replayed up to `position`.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_replayed(&mut self, position: Position) {
+        let path = self.target.join(GROUP).join("position");
+        self.processor().wait_until(&format!("replay of {position}"), CATCH_UP_MAX, || {
+            durable::standing(&path).filter(|s| s.position >= position && !s.resync)
+        });
+    }
+
+    /// Names a position, and gives it.
+    ///
+    /// # Panics
+    /// When the agent refuses.
+    #[must_use]
+    pub fn mark(&self, name: &str) -> Position {
+        let args = [OsString::from("mark"), self.config.clone().into(), "--name".into(), name.into(), "--json".into()];
+        position_of(&self.verb(args).good().json())
+    }
+
+    /// The recovery points, oldest first.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    #[must_use]
+    pub fn points(&self) -> Vec<Point> {
+        let target = self.target.clone();
+        let args = [OsString::from("points"), GROUP.into(), "--target".into(), target.into(), "--json".into()];
+        let listed = self.verb(args).good().json();
+        let rows = listed.as_array().unwrap_or_else(|| panic!("points are a list, not {listed}"));
+        rows.iter()
+            .map(|row| Point {
+                id: row["id"].as_str().expect("a point has an id").to_owned(),
+                position: position_of(row),
+                name: row["name"].as_str().map(str::to_owned),
+            })
+            .collect()
+    }
+
+    /// Attaches a point and waits until it can be reached.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    #[must_use]
+    pub fn attach(&mut self, point: &str) -> Attached {
+        self.attached += 1;
+        let socket = self.path(&format!("attached-{}.sock", self.attached));
+        let mut args: Vec<OsString> =
+            vec!["attach".into(), GROUP.into(), "--target".into(), self.target.clone().into()];
+        args.extend(["--point".into(), point.into(), "--listen".into()]);
+        args.extend([format!("unix:{}", socket.display()).into(), "--json".into()]);
+        let mut server = Process::start(&format!("farshore attach {point}"), bin::farshore(args));
+        server.wait_for_socket(&socket, VERB_MAX);
+        let said = server.expect_line("{", VERB_MAX);
+        let served: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("not JSON ({e}): {said}"));
+        Attached { position: position_of(&served["point"]), server, socket }
+    }
+
+    /// Asserts that every target image is its source disk, byte for byte.
+    ///
+    /// # Panics
+    /// When one is not; it says where.
+    pub fn assert_equal(&self) {
+        for (n, disk) in self.disks.iter().enumerate() {
+            if durable::digest(&disk.source) != durable::digest(&self.image(n)) {
+                let at = durable::first_difference(&disk.source, &self.image(n));
+                panic!("disk {}: source and target image differ first at byte {at:?}", disk.name);
+            }
+        }
+    }
+}
+
+fn position_of(row: &Value) -> Position {
+    let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key} is a number in {row}"));
+    Position { epoch: Epoch(number("epoch")), seq: Seq(number("seq")) }
+}
+
+/// The process id of `farshore ship --child CONFIG`, from /proc.
+fn shipper_of(config: &str) -> Option<i32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc can be listed");
+    entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
+        // An ended process that nobody has waited for has an empty command line.
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        words.contains(&b"ship".as_slice()) && words.contains(&config.as_bytes())
+    })
+}
+
+/// `tcp:` and an address on which nobody listens now.
+fn free_tcp() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    format!("tcp:{}", listener.local_addr().expect("a bound socket has an address"))
+}

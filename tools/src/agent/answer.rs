@@ -1,0 +1,137 @@
+//! What a running agent answers on its control socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use farshore_capture::lane::LaneHandle;
+use farshore_capture::resync::ResyncProgress;
+use farshore_capture::tap::{DiskState, MarkError, Tap};
+use farshore_changelog::clock;
+use farshore_changelog::ids::{Epoch, Seq};
+use farshore_changelog::ring::{Ring, ShipperState};
+use farshore_vault::Reason;
+
+use super::control::{AgentStatus, Ask, DiskStatus, Marked, Reply};
+use super::serve::Serving;
+use crate::config::Config;
+use crate::view_export::uri;
+
+/// How often a mark that found the ring full is tried.
+const MARK_TRIES: u32 = 100;
+/// Pause between two tries.
+const MARK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What is needed to answer. Cheap to clone.
+#[derive(Clone)]
+pub struct Answers(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    ring: Ring,
+    epoch: Epoch,
+    engine: &'static str,
+    lane: LaneHandle<Tap>,
+    states: Vec<Arc<DiskState>>,
+    progress: Arc<ResyncProgress>,
+    shipper_pid: Arc<AtomicU32>,
+    first: bool,
+}
+
+impl Answers {
+    /// For a group that is served.
+    #[must_use]
+    pub fn new(config: &Config, ring: &Ring, epoch: Epoch, serving: &Serving, shipper_pid: &Arc<AtomicU32>) -> Self {
+        let noted = farshore_shipper::SourceState::new(&config.state_dir).epoch().ok().flatten();
+        Self(Arc::new(Inner {
+            config: config.clone(),
+            ring: ring.clone(),
+            epoch,
+            engine: serving.server.engine(0),
+            lane: serving.server.lane(0),
+            states: serving.states.clone(),
+            progress: Arc::clone(&serving.progress),
+            shipper_pid: Arc::clone(shipper_pid),
+            first: noted.is_some_and(|n| n.reason == Reason::FirstStart),
+        }))
+    }
+
+    /// Answers one question.
+    #[must_use]
+    pub fn answer(&self, ask: Ask) -> Reply {
+        match ask {
+            Ask::Status => Reply::Status(self.status()),
+            Ask::Mark { name } => match self.mark(&name) {
+                Ok(seq) => Reply::Marked(Marked { name, epoch: self.0.epoch.0, seq: seq.0 }),
+                Err(why) => Reply::Refused { why },
+            },
+        }
+    }
+
+    fn mark(&self, name: &str) -> Result<Seq, String> {
+        if self.0.progress.status().in_progress {
+            return Err("a resync is in progress, so no position is consistent yet; try again when `farshore status` says protected".into());
+        }
+        for _ in 0..MARK_TRIES {
+            let wanted = name.to_owned();
+            let put = self.0.lane.run(move |access| access.devices[0].mark(&wanted)).map_err(|e| e.to_string())?;
+            match put {
+                Ok(seq) => return Ok(seq),
+                Err(MarkError::Full) => clock::sleep(MARK_PAUSE),
+                Err(e @ (MarkError::Name | MarkError::Fenced)) => return Err(e.to_string()),
+            }
+        }
+        Err(MarkError::Full.to_string())
+    }
+
+    /// How the agent is.
+    #[must_use]
+    pub fn status(&self) -> AgentStatus {
+        let Inner { config, ring, epoch, engine, states, progress, shipper_pid, first, .. } = &*self.0;
+        let disks: Vec<_> = states.iter().map(|s| s.read()).collect();
+        let shipper = match ring.shipper_state() {
+            ShipperState::Starting => "starting",
+            ShipperState::Shipping => "shipping",
+            ShipperState::VaultUnreachable => "vault unreachable",
+            ShipperState::Fenced => "fenced",
+            ShipperState::Stopped => "stopped by an error",
+        };
+        let state = if disks.iter().any(|d| d.sync_failed) {
+            "disk failed"
+        } else if shipper == "fenced" {
+            "fenced"
+        } else if progress.status().in_progress {
+            if *first { "initial replication" } else { "resync" }
+        } else if disks.iter().any(|d| d.short_of_room) {
+            "throttled"
+        } else {
+            "protected"
+        };
+        let pid = shipper_pid.load(Ordering::Relaxed);
+        AgentStatus {
+            group: config.group.to_string(),
+            epoch: epoch.0,
+            state: state.to_owned(),
+            engine: (*engine).to_owned(),
+            last_seq: ring.next_seq().0.saturating_sub(1),
+            read_seq: ring.read_seq().0,
+            confirmed_seq: ring.confirmed_seq().0,
+            shipper: shipper.to_owned(),
+            shipper_pid: (pid != 0).then_some(pid),
+            shipper_seen_seconds: clock::wall().since(ring.shipper_seen()).as_secs_f64(),
+            spool_bytes: ring.spool_bytes(),
+            disks: config
+                .disks
+                .iter()
+                .zip(ring.spec().disks.iter().zip(&disks))
+                .map(|(disk, (entry, state))| DiskStatus {
+                    name: disk.name.to_string(),
+                    source: disk.source.display().to_string(),
+                    size_bytes: entry.size_bytes,
+                    uri: uri(&disk.listen, disk.name.as_str()),
+                    lost_bytes: state.lost_bytes,
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The shipper as a child process: started, watched, restarted when it dies, and asked to drain when the agent stops.
+//!
+//! The child holds the read end of a pipe as its standard input: its end tells a child whose agent was killed to finish.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use farshore_changelog::clock;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::stop::POLL;
+
+/// First pause before a dead shipper is started again; doubles with each death in a row.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A shipper that lived this long has not "died in a row".
+const SETTLED: Duration = Duration::from_secs(30);
+/// How long a stopping agent waits for its shipper to drain before it kills it (nothing is lost by that: what is not in the
+/// vault is in the spool or in the ring).
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Keeps a shipper running until told to stop.
+pub struct ShipperChild {
+    child: Option<Child>,
+    pause: Duration,
+}
+
+impl ShipperChild {
+    /// No child yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { child: None, pause: RESTART_PAUSE }
+    }
+
+    fn start(config: &Path) -> Result<Child> {
+        let program = std::env::current_exe().context("cannot find this program to start the shipper with")?;
+        Command::new(program)
+            .arg("ship")
+            .arg("--child")
+            .arg(config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start the shipper")
+    }
+
+    /// Runs children one after the other until `stop` is set, then lets the last one drain. `seen` is told each child's
+    /// process id, and 0 when there is none.
+    pub fn supervise(mut self, config: &Path, stop: &AtomicBool, seen: impl Fn(u32)) {
+        while !stop.load(Ordering::Acquire) {
+            let started = clock::mono();
+            match Self::start(config) {
+                Ok(child) => {
+                    seen(child.id());
+                    self.child = Some(child);
+                }
+                Err(error) => tracing::error!("{error:#}"),
+            }
+            while !stop.load(Ordering::Acquire) {
+                match self.child.as_mut().map(Child::try_wait) {
+                    Some(Ok(None)) => clock::sleep(POLL),
+                    Some(Ok(Some(status))) => {
+                        tracing::warn!("the shipper ended ({status}); it is started again");
+                        break;
+                    }
+                    Some(Err(error)) => {
+                        tracing::error!("the shipper cannot be waited for: {error}");
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            if stop.load(Ordering::Acquire) {
+                break;
+            }
+            seen(0);
+            self.child = None;
+            self.pause = if started.elapsed() > SETTLED { RESTART_PAUSE } else { (self.pause * 2).min(RESTART_PAUSE_MAX) };
+            let until = clock::mono() + self.pause;
+            while clock::mono() < until && !stop.load(Ordering::Acquire) {
+                clock::sleep(POLL);
+            }
+        }
+        self.drain();
+        seen(0);
+    }
+
+    fn drain(&mut self) {
+        let Some(child) = self.child.as_mut() else { return };
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+        let _ = kill(pid, Signal::SIGTERM);
+        let until = clock::mono() + DRAIN_MAX;
+        while clock::mono() < until {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            clock::sleep(POLL);
+        }
+        tracing::warn!("the shipper has not drained in {DRAIN_MAX:?}; what is left stays in the spool and the ring");
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

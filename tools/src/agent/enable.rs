@@ -1,0 +1,115 @@
+//! The group's first epoch, or the next one by request: noted here, opened in the vault later by the shipper.
+
+use std::fs::File;
+use std::io;
+
+use anyhow::{Context, Result};
+use farshore_capture::disk::{LOCK_WAIT, SourceDisk};
+use farshore_changelog::ids::Epoch;
+use farshore_changelog::{clock, crashsafe, ring};
+use farshore_shipper::{SourceEpoch, SourceState};
+use farshore_vault::{EpochDisk, Nonce, Reason, Vault};
+
+use crate::config::Config;
+use crate::failure::{Next, fail};
+use crate::verbs::block_on;
+
+/// What `enable` found or did.
+pub struct Enabled {
+    /// The group's epoch.
+    pub epoch: Epoch,
+    /// It was noted now.
+    pub new: bool,
+}
+
+/// Takes the group's lock: one agent at a time.
+///
+/// # Errors
+/// When another agent has it, or the state folder cannot be made.
+pub fn lock(config: &Config) -> Result<File> {
+    crashsafe::create_dir_all(&config.state_dir)
+        .next("state_dir in the configuration must be a folder that can be written")?;
+    crashsafe::lock_file(&config.state_dir.join("lock")).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => fail(format!("another agent of group {} runs", config.group))
+            .because(e)
+            .next(format!("`farshore status {}` shows it; stop it first", config.path.display()))
+            .into(),
+        _ => e.into(),
+    })
+}
+
+/// Opens and locks the disks, in index order.
+///
+/// # Errors
+/// When one is missing, in use, or cannot be a disk; by its name.
+pub fn open_disks(config: &Config) -> Result<Vec<SourceDisk>> {
+    let open = |disk: &crate::config::DiskConfig| {
+        SourceDisk::open(disk.name.clone(), &disk.source, LOCK_WAIT)
+            .what(format!("disk {} of group {} cannot be used", disk.name, config.group), format!("check source in {}", config.path.display()))
+    };
+    config.disks.iter().map(open).collect()
+}
+
+/// The disks as an epoch object names them.
+#[must_use]
+pub fn table(disks: &[SourceDisk]) -> Vec<EpochDisk> {
+    disks.iter().map(|d| EpochDisk { name: d.name().clone(), size_bytes: d.size_bytes() }).collect()
+}
+
+/// Checks the configuration and notes the group's epoch, unless one is noted. With `adopt`, the next epoch with every disk
+/// copied again.
+///
+/// # Errors
+/// When the vault does not answer, the disks cannot be used, or the group is another's.
+pub fn enable(config: &Config, adopt: bool) -> Result<Enabled> {
+    let _lock = lock(config)?;
+    let disks = open_disks(config)?;
+    note(config, &disks, adopt)
+}
+
+/// As [`enable`], for a caller that holds lock and disks.
+///
+/// # Errors
+/// As [`enable`].
+pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enabled> {
+    let state = SourceState::new(&config.state_dir);
+    let noted = state.epoch()?;
+    if let (Some(noted), false) = (&noted, adopt) {
+        return Ok(Enabled { epoch: noted.epoch, new: false });
+    }
+    let newest = block_on(async {
+        let vault = Vault::open(&config.vault).await?;
+        vault.group(&config.group).newest_epoch(Epoch(1)).await
+    })?
+    .what(
+        format!("the vault {} cannot be asked about group {}", config.vault, config.group),
+        format!("check the URL, or make the vault with `farshore init --vault {}`", config.vault),
+    )?;
+    if let (Some((there, _)), false) = (&newest, adopt) {
+        let why = format!("its epoch {} was opened at {} ({:?})", there.epoch, there.created, there.reason);
+        return Err(fail(format!("group {} is in the vault already, and {} knows nothing of it", config.group, config.state_dir.display()))
+            .because(anyhow::anyhow!(why))
+            .next(format!(
+                "give the group another name if it is another VM; if this machine is to be its source from now on: farshore enable --adopt {}",
+                config.path.display()
+            ))
+            .into());
+    }
+    let parent = newest.map(|(object, _)| object.epoch);
+    let noted_epoch = noted.map_or(Epoch(0), |n| n.epoch);
+    let epoch = SourceEpoch {
+        group: config.group.clone(),
+        epoch: parent.unwrap_or(Epoch(0)).max(noted_epoch).next(),
+        parent,
+        reason: if parent.is_none() && noted_epoch == Epoch(0) { Reason::FirstStart } else { Reason::AskedFor },
+        nonce: Nonce::random(),
+        created: clock::wall().timestamp(),
+        disks: table(disks),
+        opened: false,
+        clean: false,
+    };
+    // Without this a ring of the state folder's earlier life could be taken for this epoch's.
+    crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)).context("the old ring cannot be removed")?;
+    state.set_epoch(&epoch)?;
+    Ok(Enabled { epoch: epoch.epoch, new: true })
+}

@@ -1,0 +1,96 @@
+//! The lanes of a prepared group: one thread a lane, the disks dealt out to them, their exports.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Result;
+use farshore_capture::device::DeviceTokens;
+use farshore_capture::disk::SourceDisk;
+use farshore_capture::engine::{self, EngineKind};
+use farshore_capture::regions::RegionMap;
+use farshore_capture::resync::ResyncProgress;
+use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
+use farshore_capture::tap::{DiskState, LaneLog, Repair, Tap, TapSetup};
+use farshore_changelog::ids::DiskIndex;
+use farshore_changelog::ring::Ring;
+
+use crate::config::{Config, EngineChoice};
+use crate::failure::Next;
+
+/// A group that is served.
+pub struct Serving {
+    /// The I/O threads and listeners.
+    pub server: Server<Tap>,
+    /// The state of each disk, in index order.
+    pub states: Vec<Arc<DiskState>>,
+    /// How far the resync is.
+    pub progress: Arc<ResyncProgress>,
+}
+
+/// One disk on its way to its lane.
+struct Dealt {
+    index: DiskIndex,
+    disk: SourceDisk,
+    map: RegionMap,
+    state: Arc<DiskState>,
+}
+
+/// Starts the lanes and listens.
+///
+/// # Errors
+/// When an engine cannot be had or an address cannot be listened on.
+pub fn serve(config: &Config, ring: &Ring, disks: Vec<SourceDisk>, maps: Vec<RegionMap>, skip_holes: bool) -> Result<Serving> {
+    let progress = Arc::new(ResyncProgress::default());
+    let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
+    let lost_bytes: u64 = maps.iter().map(RegionMap::lost_bytes).sum();
+    let kind = match config.engine {
+        EngineChoice::Auto => EngineKind::Auto,
+        EngineChoice::IoUring => EngineKind::Uring,
+        EngineChoice::ThreadPool => EngineKind::Pool,
+    };
+    let lanes = ring.spec().lanes;
+    let mut dealt: Vec<Vec<Dealt>> = (0..lanes).map(|_| Vec::new()).collect();
+    let mut plans: Vec<Vec<ExportPlan>> = (0..lanes).map(|_| Vec::new()).collect();
+    let mut states = Vec::new();
+    for (place, (disk, map)) in disks.into_iter().zip(maps).enumerate() {
+        let lane = place % dealt.len();
+        let state = Arc::new(DiskState::default());
+        states.push(Arc::clone(&state));
+        plans[lane].push(ExportPlan {
+            listen: config.disks[place].listen.clone(),
+            place,
+            description: format!("disk {} of group {}", disk.name(), config.group),
+        });
+        dealt[lane].push(Dealt { index: DiskIndex(u16::try_from(place)?), disk, map, state });
+    }
+    let mut builder = ServerBuilder::new();
+    for (lane, (plans, dealt)) in (0..lanes).zip(plans.into_iter().zip(dealt)) {
+        let (ring, progress) = (ring.clone(), Arc::clone(&progress));
+        builder = builder.lane(plans, move || {
+            let (engine, fell_back) = engine::open(kind)?;
+            if let (0, Some(why)) = (lane, fell_back) {
+                tracing::warn!("a thread pool does the I/O: {why}");
+            }
+            let mut log = LaneLog::new(&ring, lane);
+            if lane == 0 && lost_regions > 0 {
+                // Before any lane runs, so that nothing precedes it: the others start when this one is ready.
+                progress.lost(&mut log, lost_regions, lost_bytes);
+            }
+            let log = Rc::new(RefCell::new(log));
+            let tap = |(owner, d): (usize, Dealt)| {
+                Tap::new(TapSetup {
+                    disk: d.disk,
+                    index: d.index,
+                    tokens: DeviceTokens { owner: u32::try_from(owner).unwrap_or(u32::MAX) },
+                    log: Some(Rc::clone(&log)),
+                    repair: Some(Repair::new(d.map, Arc::clone(&progress), skip_holes)),
+                    state: d.state,
+                })
+            };
+            Ok(LaneParts { engine, devices: dealt.into_iter().enumerate().map(tap).collect() })
+        });
+    }
+    let server = builder.start().next("see the cause; another agent or program may use the address")?;
+    Ok(Serving { server, states, progress })
+}

@@ -1,0 +1,235 @@
+//! From what the last agent left to a log that can go on: disks, ring, epoch, dirty maps.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use farshore_capture::disk::SourceDisk;
+use farshore_capture::regions::{MapError, RegionMap};
+use farshore_capture::settle::settle;
+use farshore_changelog::ids::Epoch;
+use farshore_changelog::ring::{self, Ring, RingError, RingSpec};
+use farshore_changelog::{clock, crashsafe};
+use farshore_shipper::{SourceEpoch, SourceState};
+use farshore_vault::{Nonce, Reason};
+
+use super::enable;
+use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
+use crate::config::Config;
+use crate::failure::{Next, fail};
+
+/// Slots a lane: enough for 128 MiB of 8 KiB writes.
+const SLOTS_PER_LANE: u32 = 16_384;
+/// Bytes of a region of the dirty map.
+const REGION_BYTES: u64 = 1 << 20;
+/// How long a predecessor's shipper may take to end before the agent gives up.
+const OLD_SHIPPER_MAX: Duration = Duration::from_secs(60);
+/// Pause between two looks at it.
+const OLD_SHIPPER_PAUSE: Duration = Duration::from_millis(50);
+
+/// A group that is ready to be served.
+pub struct Prepared {
+    /// Held as long as the agent lives.
+    pub lock: File,
+    /// The disks, in index order, locked.
+    pub disks: Vec<SourceDisk>,
+    /// Their dirty maps, in the same order.
+    pub maps: Vec<RegionMap>,
+    /// The ring, settled.
+    pub ring: Ring,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Holes need not be copied.
+    pub skip_holes: bool,
+    /// What was found and done, for the start-up line.
+    pub story: String,
+}
+
+/// Prepares the group.
+///
+/// # Errors
+/// What is missing or in the way, by name; nothing of the group's data was changed.
+pub fn prepare(config: &Config) -> Result<Prepared> {
+    let lock = enable::lock(config)?;
+    for dir in [&config.spool_dir, &config.ring_dir, &config.run_dir] {
+        crashsafe::create_dir_all(dir)?;
+    }
+    // The flock of every disk comes before anything is read: the kernel may still be writing for a dead predecessor.
+    let disks = enable::open_disks(config)?;
+    let state = SourceState::new(&config.state_dir);
+    enable::note(config, &disks, false)?;
+    let noted = state.epoch()?.context("the epoch that was just noted is gone")?;
+    same_disks(config, &noted, &disks)?;
+
+    let path = ring::path_in(&config.ring_dir, &config.group);
+    let wanted = spec(config, &noted, &disks)?;
+    let (mut found, mut open) = find_ring(&path, &wanted);
+    let facts = Noted { opened: noted.opened, clean: noted.clean, reason: noted.reason };
+    let mut maps = open_maps(config, &wanted)?;
+    if let Some(ring) = &open {
+        match ring.recover(&mut |record, payload| settle(&disks, &mut maps, record, payload)) {
+            Ok(report) => tracing::debug!(?report, "slots settled"),
+            Err(e) => {
+                tracing::warn!("the ring {} is lost: {e}", path.display());
+                (found, open) = (FoundRing::Useless, None);
+            }
+        }
+    }
+    let start = decide(facts, found);
+    if start.epoch != EpochChoice::Continue {
+        wait_for_old_shipper(config)?;
+    }
+    if start.lost == Lost::All {
+        maps = all_lost(config, &wanted)?;
+    }
+    let (epoch, ring) = match (start.epoch, open) {
+        (EpochChoice::Continue, Some(ring)) => (noted.epoch, ring),
+        (EpochChoice::Continue, None) => unreachable!("a ring that fits is open"),
+        (EpochChoice::Begin, _) => {
+            discard_spool(config, noted.epoch)?;
+            state.update_epoch(|e| e.clean = false)?;
+            (noted.epoch, make_ring(&path, &wanted)?)
+        }
+        (EpochChoice::Next, _) => {
+            let next = after(&noted);
+            state.set_epoch(&next)?;
+            (next.epoch, make_ring(&path, &RingSpec { epoch: next.epoch, ..wanted })?)
+        }
+    };
+    if start.epoch == EpochChoice::Continue {
+        state.update_epoch(|e| e.clean = false)?;
+    }
+    let story = tell(start, found);
+    Ok(Prepared { lock, disks, maps, ring, epoch, skip_holes: start.skip_holes, story })
+}
+
+fn tell(start: Start, found: FoundRing) -> String {
+    match (start.epoch, start.lost, found) {
+        (EpochChoice::Continue, _, _) => "the log goes on where it was".to_owned(),
+        (EpochChoice::Begin, Lost::All, _) if start.skip_holes => "initial replication".to_owned(),
+        (_, Lost::AsNoted, _) => "a new ring after a clean stop, nothing to copy".to_owned(),
+        (_, Lost::All, FoundRing::Absent) => "the ring is gone without a clean stop: full resync".to_owned(),
+        (_, Lost::All, _) => "the ring cannot be used: full resync".to_owned(),
+    }
+}
+
+/// A disk of another size or name would make the log mean something else.
+fn same_disks(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Result<()> {
+    let now = enable::table(disks);
+    if now == noted.disks {
+        return Ok(());
+    }
+    let changed = noted.disks.iter().zip(&now).find(|(a, b)| a != b);
+    let why = match changed {
+        Some((was, is)) if was.name == is.name => {
+            format!("disk {} has {} bytes now and had {} when epoch {} began", is.name, is.size_bytes, was.size_bytes, noted.epoch)
+        }
+        Some((was, is)) => format!("disk {} stands where disk {} was", is.name, was.name),
+        None => format!("it has {} disks now and had {} when epoch {} began", now.len(), noted.disks.len(), noted.epoch),
+    };
+    Err(fail(format!("the disks of group {} are not those it had", config.group))
+        .because(anyhow::anyhow!(why))
+        .next(format!(
+            "put the disk back as it was; or, if the change is meant, begin a new epoch that copies every disk again: farshore enable --adopt {}",
+            config.path.display()
+        ))
+        .into())
+}
+
+fn spec(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Result<RingSpec> {
+    Ok(RingSpec {
+        group: config.group.clone(),
+        epoch: noted.epoch,
+        boot_id: ring::boot_id().context("this boot's identity cannot be read")?,
+        lanes: config.lanes,
+        slots_per_lane: SLOTS_PER_LANE,
+        payload_bytes_per_lane: config.ring_bytes,
+        created: clock::wall(),
+        disks: disks.iter().map(SourceDisk::entry).collect(),
+    })
+}
+
+/// The ring, when it can go on being used. Its own geometry stays: a changed `ring_size` counts from the next ring on.
+fn find_ring(path: &std::path::Path, wanted: &RingSpec) -> (FoundRing, Option<Ring>) {
+    match Ring::open(path) {
+        Ok(ring) => {
+            let spec = ring.spec();
+            if spec.group == wanted.group && spec.epoch == wanted.epoch && spec.disks == wanted.disks {
+                return (FoundRing::Fits, Some(ring));
+            }
+            tracing::warn!("the ring {} is of epoch {} or of other disks: it is not used", path.display(), spec.epoch);
+            (FoundRing::Useless, None)
+        }
+        Err(RingError::Missing { .. } | RingError::OtherBoot { .. }) => (FoundRing::Absent, None),
+        Err(e) => {
+            tracing::warn!("the ring {} cannot be used: {e}", path.display());
+            (FoundRing::Useless, None)
+        }
+    }
+}
+
+fn make_ring(path: &std::path::Path, spec: &RingSpec) -> Result<Ring> {
+    Ring::create(path, spec).what(
+        format!("the ring {} cannot be made", path.display()),
+        "free memory in /dev/shm, or make ring_size smaller, or set ring_dir to another tmpfs",
+    )
+}
+
+fn after(noted: &SourceEpoch) -> SourceEpoch {
+    SourceEpoch {
+        epoch: noted.epoch.next(),
+        parent: Some(noted.epoch),
+        reason: Reason::RingLost,
+        nonce: Nonce::random(),
+        created: clock::wall().timestamp(),
+        opened: false,
+        clean: false,
+        ..noted.clone()
+    }
+}
+
+fn map_path(config: &Config, disk: &ring::DiskEntry) -> PathBuf {
+    config.state_dir.join(format!("{}.map", disk.name))
+}
+
+/// The dirty maps as they are; a map that is missing, damaged, or another disk's says that everything is lost.
+fn open_maps(config: &Config, spec: &RingSpec) -> Result<Vec<RegionMap>> {
+    let open = |disk: &ring::DiskEntry| {
+        let path = map_path(config, disk);
+        match RegionMap::open(&path, disk) {
+            Ok(map) => Ok(map),
+            Err(e @ MapError::Io { .. }) => Err(e.into()),
+            Err(e) => {
+                if !matches!(e, MapError::Missing { .. }) {
+                    tracing::warn!("disk {} is copied again: {e}", disk.name);
+                }
+                Ok(RegionMap::create(&path, disk, REGION_BYTES, true)?)
+            }
+        }
+    };
+    spec.disks.iter().map(open).collect()
+}
+
+fn all_lost(config: &Config, spec: &RingSpec) -> Result<Vec<RegionMap>> {
+    spec.disks.iter().map(|d| Ok(RegionMap::create(&map_path(config, d), d, REGION_BYTES, true)?)).collect()
+}
+
+/// The epoch begins again from nothing: what an earlier ring of it has sealed never reached the vault.
+fn discard_spool(config: &Config, epoch: Epoch) -> Result<()> {
+    farshore_shipper::spool::discard(&config.spool_dir, epoch).context("the old spool cannot be discarded")
+}
+
+/// A killed agent's shipper drains and ends by itself. It may do so beside its successor's agent, but not beside a new ring.
+fn wait_for_old_shipper(config: &Config) -> Result<()> {
+    let until = clock::mono() + OLD_SHIPPER_MAX;
+    while farshore_shipper::is_running(&config.state_dir)? {
+        ensure!(
+            clock::mono() < until,
+            "a shipper of group {} still runs after {OLD_SHIPPER_MAX:?}: stop the `farshore ship` process",
+            config.group
+        );
+        clock::sleep(OLD_SHIPPER_PAUSE);
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! The configuration of a source: TOML, proved before it is used.
+//!
+//! Two types, so that nothing unproved is used by accident: [`File`] is what the text says, [`Config`] what was found good.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytesize::ByteSize;
+use farshore_capture::server::Listen;
+use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
+use serde::Deserialize;
+
+use crate::failure::{Next, fail};
+use crate::paths;
+use crate::units::duration;
+
+/// Ring payload a lane, unless the configuration says otherwise.
+const RING_BYTES: u64 = 128 << 20;
+/// Smallest ring payload a lane: a quarter of it must hold a request of 1 MiB.
+const RING_BYTES_MIN: u64 = 8 << 20;
+/// Largest ring payload a lane.
+const RING_BYTES_MAX: u64 = 64 << 30;
+/// Payload of a segment at which it is sealed.
+const SEGMENT_BYTES: u64 = 8 << 20;
+/// Age of the oldest record at which a segment is sealed.
+const MAX_DELAY: Duration = Duration::from_secs(1);
+/// Time without a record after which an empty segment says that the source lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Bytes of sealed segments that may wait in the spool.
+const SPOOL_BYTES: u64 = 1 << 30;
+/// zstd level.
+const COMPRESSION: i32 = 1;
+
+/// What the file says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    group: GroupName,
+    vault: String,
+    state_dir: Option<PathBuf>,
+    spool_dir: Option<PathBuf>,
+    ring_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    ring_size: Option<ByteSize>,
+    segment_size: Option<ByteSize>,
+    spool_size: Option<ByteSize>,
+    #[serde(default, with = "duration::option")]
+    max_delay: Option<Duration>,
+    #[serde(default, with = "duration::option")]
+    heartbeat: Option<Duration>,
+    compression: Option<i32>,
+    #[serde(default)]
+    engine: EngineChoice,
+    lanes: Option<u32>,
+    disk: Vec<FileDisk>,
+}
+
+/// What the file says of a disk.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileDisk {
+    name: DiskName,
+    source: PathBuf,
+    listen: String,
+}
+
+/// How disk and socket I/O is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineChoice {
+    /// io_uring, or the thread pool where the kernel refuses it.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// The thread pool.
+    ThreadPool,
+}
+
+/// A source's configuration, proved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it was read from, absolute.
+    pub path: PathBuf,
+    /// The protection group.
+    pub group: GroupName,
+    /// The vault's URL.
+    pub vault: String,
+    /// Durable state of the group at the source.
+    pub state_dir: PathBuf,
+    /// Sealed segments that wait for the vault.
+    pub spool_dir: PathBuf,
+    /// Where the ring lies (tmpfs).
+    pub ring_dir: PathBuf,
+    /// Where the control socket lies.
+    pub run_dir: PathBuf,
+    /// Ring payload a lane, in bytes.
+    pub ring_bytes: u64,
+    /// Payload of a segment at which it is sealed, in bytes.
+    pub segment_bytes: u64,
+    /// Limit of the spool, in bytes.
+    pub spool_bytes: u64,
+    /// Age of the oldest record at which a segment is sealed.
+    pub max_delay: Duration,
+    /// Time without a record after which a heartbeat is sent.
+    pub heartbeat: Duration,
+    /// zstd level.
+    pub compression: i32,
+    /// How I/O is done.
+    pub engine: EngineChoice,
+    /// I/O threads.
+    pub lanes: u32,
+    /// The disks, in index order.
+    pub disks: Vec<DiskConfig>,
+}
+
+/// One disk of the group.
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Its name and export name.
+    pub name: DiskName,
+    /// The raw file or block device, absolute.
+    pub source: PathBuf,
+    /// Where its export listens.
+    pub listen: Listen,
+}
+
+impl Config {
+    /// Reads and proves the configuration at `path`. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// What is wrong, where in the file, and what to write instead.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            fail(format!("cannot read the configuration {}", path.display()))
+                .because(e)
+                .next("give the path of a configuration file; the README shows one")
+        })?;
+        let file: File = toml::from_str(&text).map_err(|e| {
+            fail(format!("the configuration {} is not right", path.display()))
+                .because(e)
+                .next("correct the line that is named; docs/configuration.md lists every key")
+        })?;
+        let path = std::path::absolute(path)?;
+        Self::prove(file, &path).next(format!("correct {}", path.display()))
+    }
+
+    /// Reads the group from the argument of a verb that takes a group or a configuration file.
+    ///
+    /// # Errors
+    /// As [`Config::read`], when the argument names a file.
+    pub fn group_of(argument: &str) -> Result<(GroupName, Option<Self>)> {
+        if argument.ends_with(".toml") || argument.contains('/') {
+            let config = Self::read(Path::new(argument))?;
+            return Ok((config.group.clone(), Some(config)));
+        }
+        Ok((GroupName::new(argument)?, None))
+    }
+
+    fn prove(file: File, path: &Path) -> Result<Self> {
+        let base = path.parent().unwrap_or(Path::new("/"));
+        let at = |p: PathBuf| base.join(p);
+        ensure!(!file.disk.is_empty(), "it names no [[disk]]");
+        ensure!(
+            file.disk.len() <= DISKS_PER_GROUP_MAX,
+            "it names {} disks, more than the {DISKS_PER_GROUP_MAX} a group may have",
+            file.disk.len()
+        );
+        let mut names = HashSet::new();
+        let mut sources = HashSet::new();
+        let mut disks = Vec::new();
+        for disk in file.disk {
+            ensure!(names.insert(disk.name.clone()), "disk {} is named twice", disk.name);
+            let source = at(disk.source);
+            ensure!(sources.insert(source.clone()), "{} is the source of two disks", source.display());
+            let listen = Listen::parse(&disk.listen, base).map_err(|e| {
+                fail(format!("disk {}: cannot listen on {:?}", disk.name, disk.listen))
+                    .because(e)
+                    .next("write listen = \"unix:/path/to.sock\" or \"tcp:127.0.0.1:10809\"")
+            })?;
+            disks.push(DiskConfig { name: disk.name, source, listen });
+        }
+        let ring_bytes = file.ring_size.map_or(RING_BYTES, |s| s.as_u64());
+        ensure!(
+            (RING_BYTES_MIN..=RING_BYTES_MAX).contains(&ring_bytes) && ring_bytes.is_multiple_of(4096),
+            "ring_size must be a multiple of 4 KiB between 8 MiB and 64 GiB, not {}",
+            ByteSize(ring_bytes)
+        );
+        let segment_bytes = file.segment_size.map_or(SEGMENT_BYTES, |s| s.as_u64());
+        ensure!(
+            (64 << 10..=16 << 20).contains(&segment_bytes) && segment_bytes <= ring_bytes / 2,
+            "segment_size must lie between 64 KiB and 16 MiB and be at most half of ring_size, not {}",
+            ByteSize(segment_bytes)
+        );
+        let spool_bytes = file.spool_size.map_or(SPOOL_BYTES, |s| s.as_u64());
+        ensure!(
+            spool_bytes >= 4 * segment_bytes,
+            "spool_size must be at least four times segment_size, not {}",
+            ByteSize(spool_bytes)
+        );
+        let max_delay = file.max_delay.unwrap_or(MAX_DELAY);
+        let heartbeat = file.heartbeat.unwrap_or(HEARTBEAT);
+        ensure!(
+            max_delay >= Duration::from_millis(10) && max_delay <= Duration::from_secs(3600),
+            "max_delay must lie between 10ms and 1h, not {max_delay:?}"
+        );
+        ensure!(
+            heartbeat >= Duration::from_millis(100) && heartbeat <= Duration::from_secs(86_400),
+            "heartbeat must lie between 100ms and 24h, not {heartbeat:?}"
+        );
+        let compression = file.compression.unwrap_or(COMPRESSION);
+        ensure!((1..=19).contains(&compression), "compression must lie between 1 and 19, not {compression}");
+        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let disk_count = u32::try_from(disks.len()).unwrap_or(1);
+        let lanes = file.lanes.unwrap_or(cores).clamp(1, disk_count);
+        let state_dir = file.state_dir.map_or_else(|| paths::state_dir(&file.group), at);
+        Ok(Self {
+            spool_dir: file.spool_dir.map_or_else(|| state_dir.join("spool"), at),
+            state_dir,
+            ring_dir: file.ring_dir.map_or_else(|| PathBuf::from("/dev/shm"), at),
+            run_dir: file.run_dir.map_or_else(paths::run_dir, at),
+            path: path.to_path_buf(),
+            group: file.group,
+            vault: file.vault,
+            ring_bytes,
+            segment_bytes,
+            spool_bytes,
+            max_delay,
+            heartbeat,
+            compression,
+            engine: file.engine,
+            lanes,
+            disks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web01.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path)
+    }
+
+    const GOOD: &str = r#"
+        group = "web01"
+        vault = "file:///var/lib/farshore/vault"
+        [[disk]]
+        name = "vda"
+        source = "/var/lib/vms/web01-vda.raw"
+        listen = "unix:/run/farshore/web01-vda.sock"
+    "#;
+
+    #[test]
+    fn the_form_of_the_design_is_read() {
+        let config = read(GOOD).unwrap();
+        assert_eq!(config.group.as_str(), "web01");
+        assert_eq!(config.disks[0].source, Path::new("/var/lib/vms/web01-vda.raw"));
+        assert_eq!(config.heartbeat, HEARTBEAT);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            (GOOD.replace("vault =", "vualt ="), "vualt"),
+            (format!("ring_size = \"1MiB\"\n{GOOD}"), "ring_size"),
+            (format!("max_delay = \"soon\"\n{GOOD}"), "soon"),
+            (format!("{GOOD}\n{}", &GOOD[GOOD.find("[[disk]]").unwrap()..]), "named twice"),
+            (GOOD.replace("unix:/run", "http:/run"), "http:/run"),
+            (GOOD.replace("\"web01\"", "\"../web01\""), "../web01"),
+        ];
+        for (text, word) in cases {
+            let error = format!("{:#}", read(&text).unwrap_err());
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! SIGINT and SIGTERM as a flag: the first asks a verb to end in order, a second ends the process at once (which is safe, as
+//! any crash is, and leaves the settling to the next start).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use farshore_changelog::clock;
+use nix::sys::signal::{SigSet, Signal};
+
+/// How often a waiting verb looks at the flag.
+pub const POLL: Duration = Duration::from_millis(50);
+
+/// What a shell reports for a program that SIGINT ended.
+const EXIT_ON_SECOND_SIGNAL: i32 = 130;
+
+/// Blocks the stop signals in every thread started from here on and sets the returned flag when one arrives. Call it before
+/// any other thread is started.
+///
+/// # Errors
+/// When the signal mask cannot be set.
+pub fn on_signals() -> Result<Arc<AtomicBool>> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let next = || while signals.wait().is_err() {};
+        next();
+        flag.store(true, Ordering::Release);
+        next();
+        std::process::exit(EXIT_ON_SECOND_SIGNAL);
+    })?;
+    Ok(stop)
+}
+
+/// Waits until the flag is set, or `going` says no.
+pub fn wait_while(stop: &AtomicBool, going: impl Fn() -> bool) {
+    while !stop.load(Ordering::Acquire) && going() {
+        clock::sleep(POLL);
+    }
+}

@@ -1,0 +1,26 @@
+//! One verb a file: its arguments, what it does by calling the stages, and what it prints.
+
+pub mod attach;
+pub mod demo;
+pub mod enable;
+pub mod export;
+pub mod failover;
+pub mod init;
+pub mod inspect;
+pub mod mark;
+pub mod points;
+pub mod process;
+pub mod run;
+pub mod ship;
+pub mod status;
+pub mod verify;
+
+use anyhow::Result;
+
+/// Runs one future on a runtime of its own, on this thread.
+///
+/// # Errors
+/// When the runtime cannot be made.
+pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}

@@ -1,0 +1,57 @@
+//! `farshore ship`: the shipper of a group whose agent runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use farshore_changelog::ring;
+use farshore_shipper::{Shipper, ShipperConfig};
+
+use crate::config::Config;
+use crate::failure::Next;
+use crate::stop;
+
+/// Arguments of `ship`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The source's configuration file.
+    config: PathBuf,
+    /// End when standard input ends (how the agent's child learns that its agent was killed).
+    #[arg(long, hide = true)]
+    child: bool,
+}
+
+/// Ships until told to stop, then drains.
+///
+/// # Errors
+/// When the ring or the vault cannot be used, or another shipper of the group runs.
+pub fn run(args: &Args) -> Result<()> {
+    let stop = stop::on_signals()?;
+    let config = Config::read(&args.config)?;
+    if args.child {
+        stop_at_end_of_input(Arc::clone(&stop))?;
+    }
+    let shipper = Shipper::open(ShipperConfig {
+        group: config.group.clone(),
+        ring_path: ring::path_in(&config.ring_dir, &config.group),
+        vault_url: config.vault.clone(),
+        state_dir: config.state_dir.clone(),
+        spool_dir: config.spool_dir.clone(),
+        segment_bytes: config.segment_bytes,
+        max_delay: config.max_delay,
+        heartbeat: config.heartbeat,
+        spool_limit_bytes: config.spool_bytes,
+        zstd_level: config.compression,
+    })
+    .next(format!("`farshore status {}` shows the group's state", config.path.display()))?;
+    Ok(shipper.run(&stop)?)
+}
+
+fn stop_at_end_of_input(stop: Arc<AtomicBool>) -> Result<()> {
+    std::thread::Builder::new().name("parent".into()).spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.store(true, Ordering::Release);
+    })?;
+    Ok(())
+}

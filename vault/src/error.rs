@@ -1,0 +1,116 @@
+//! What can go wrong with the vault, by what the caller does about it.
+
+/// Why a vault operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The store did not answer, or answered that it cannot now. The operation may have been done all the same. Trying again
+    /// later can help.
+    #[error("cannot {what}: the store of the vault does not answer as it should; check that it can be reached")]
+    Unreachable {
+        /// The operation and its key.
+        what: String,
+        /// What the store or the network said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store answered that it will not do this: rights, credentials, or something it does not support.
+    #[error("cannot {what}: the store refuses it; check the rights of these credentials on the vault")]
+    Refused {
+        /// The operation and its key.
+        what: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no vault object under this URL.
+    #[error("{url} holds no vault; check the URL, or make one with `farshore init --vault {url}`")]
+    NotAVault {
+        /// The URL that was opened.
+        url: String,
+    },
+    /// `init` found a vault under this URL. It is left as it is and can be used.
+    #[error("{url} is a vault already; it was left as it is and is ready for use")]
+    AlreadyAVault {
+        /// The URL.
+        url: String,
+    },
+    /// The object has a format that this build does not know.
+    #[error("{key} has format {found}, this farshore reads format {supported}; use the version that wrote it")]
+    Version {
+        /// The object.
+        key: String,
+        /// Its format.
+        found: u64,
+        /// The format that is read.
+        supported: u64,
+    },
+    /// What lies under the key is not what belongs there.
+    #[error("{key} is damaged: {what}; nothing was taken from it")]
+    Damaged {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The URL names no store that this build knows.
+    #[error("{url:?} does not name a vault: {why}")]
+    BadUrl {
+        /// The URL as it was given.
+        url: String,
+        /// What is wrong with it and what works.
+        why: String,
+    },
+}
+
+impl VaultError {
+    /// Whether trying again later can help without anybody doing something.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Sorts what a store said by what to do about it. `NotFound` and `AlreadyExists` are answers, not errors, and are
+    /// taken out before this is asked.
+    pub(crate) fn of_store(what: String, source: object_store::Error) -> Self {
+        use object_store::Error as E;
+        let refused = match &source {
+            E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::NotSupported { .. }
+            | E::NotImplemented { .. }
+            | E::InvalidPath { .. }
+            | E::UnknownConfigurationKey { .. } => true,
+            E::Generic { source, .. } => denied(source.as_ref()),
+            _ => false,
+        };
+        let source = Box::new(source);
+        if refused { Self::Refused { what, source } } else { Self::Unreachable { what, source } }
+    }
+}
+
+/// Whether a folder's answer was about rights: `object_store` gives these as generic errors around the `io::Error`.
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|e| {
+            matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(kind: std::io::ErrorKind) -> VaultError {
+        let source = Box::new(std::io::Error::from(kind));
+        VaultError::of_store("put x".into(), object_store::Error::Generic { store: "LocalFileSystem", source })
+    }
+
+    #[test]
+    fn rights_are_final_and_the_rest_is_transient() {
+        assert!(!generic(std::io::ErrorKind::PermissionDenied).is_transient());
+        assert!(!generic(std::io::ErrorKind::ReadOnlyFilesystem).is_transient());
+        assert!(generic(std::io::ErrorKind::StorageFull).is_transient());
+        assert!(generic(std::io::ErrorKind::TimedOut).is_transient());
+    }
+}

@@ -1,0 +1,93 @@
+//! One group's part of the vault: its segments and the requests to its source. Epochs and seals are in [`crate::epoch`] and
+//! `seal.rs`.
+
+use bytes::Bytes;
+use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use farshore_changelog::segment::layout::TOTAL_MAX_BYTES;
+
+use crate::error::VaultError;
+use crate::keys::{Key, log_prefix};
+use crate::objects::{OBJECT_MAX_BYTES, Object, Request};
+use crate::store::{Put, Store};
+
+/// Most requests that a source is asked in a group's life; the walk to the first free number ends there.
+const REQUESTS_MAX: u64 = 1_000_000;
+
+/// One group's part of an open vault. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GroupVault {
+    pub(crate) store: Store,
+    pub(crate) group: GroupName,
+}
+
+impl GroupVault {
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+
+    /// Creates a segment unless an object is there. [`Put::Exists`] does not say whose: it may be this one, of an attempt
+    /// whose answer was lost.
+    ///
+    /// # Errors
+    /// Those of the store; after a transient one the segment may be there all the same.
+    pub async fn put_segment(&self, epoch: Epoch, number: SegmentNo, bytes: Bytes) -> Result<Put, VaultError> {
+        self.store.put_new(&self.segment_key(epoch, number), bytes).await
+    }
+
+    /// The bytes of a segment or seal, not proved in any way; `None` when there is none.
+    ///
+    /// # Errors
+    /// Those of the store; [`VaultError::Damaged`] when the object is larger than a segment can be.
+    pub async fn get_segment(&self, epoch: Epoch, number: SegmentNo) -> Result<Option<Bytes>, VaultError> {
+        self.store.get(&self.segment_key(epoch, number), TOTAL_MAX_BYTES).await
+    }
+
+    /// Number and size in bytes of the segments and seals of `epoch` from `from` on, in order; at most
+    /// [`crate::store::LISTED_MAX`] of them, so a full list is asked again from its last number.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list_segments(&self, epoch: Epoch, from: SegmentNo) -> Result<Vec<(SegmentNo, u64)>, VaultError> {
+        self.store.list_segments(&log_prefix(&self.group, epoch), from).await
+    }
+
+    /// Removes a segment; an absent one is no error. Only retention may call it, and only up to the watermark.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_segment(&self, epoch: Epoch, number: SegmentNo) -> Result<(), VaultError> {
+        self.store.delete(&self.segment_key(epoch, number)).await
+    }
+
+    /// Asks something of the source, under the first free number, which is given back.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_request(&self, request: &Request) -> Result<u64, VaultError> {
+        let bytes = Bytes::from(request.encode());
+        for n in 1..=REQUESTS_MAX {
+            match self.store.put_new(&Key::Request(self.group.clone(), n), bytes.clone()).await? {
+                Put::Created => return Ok(n),
+                Put::Exists => {}
+            }
+        }
+        let what = format!("it has {REQUESTS_MAX} requests");
+        Err(VaultError::Damaged { key: format!("groups/{}/to-source/requests", self.group), what })
+    }
+
+    /// Request `n`; `None` when it was not asked yet.
+    ///
+    /// # Errors
+    /// Those of the store; [`VaultError::Version`] or [`VaultError::Damaged`].
+    pub async fn get_request(&self, n: u64) -> Result<Option<Request>, VaultError> {
+        let key = Key::Request(self.group.clone(), n);
+        let bytes = self.store.get(&key, OBJECT_MAX_BYTES).await?;
+        bytes.map(|bytes| Request::decode(&key, &bytes)).transpose()
+    }
+
+    pub(crate) fn segment_key(&self, epoch: Epoch, number: SegmentNo) -> Key {
+        Key::Segment(self.group.clone(), epoch, number)
+    }
+}

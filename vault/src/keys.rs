@@ -1,0 +1,175 @@
+//! The key grammar of the vault (`docs/format.md`, "Vault"), as pure functions both ways.
+
+use std::fmt;
+
+use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use object_store::path::Path;
+
+/// Digits of an epoch in a key. Epochs above `10^10 - 1` have no key; one a second would last three centuries.
+const EPOCH_DIGITS: usize = 10;
+/// Digits of a segment number, and of a request's number.
+const NUMBER_DIGITS: usize = 20;
+
+const VAULT_OBJECT: &str = "farshore-vault.json";
+const GROUPS: &str = "groups";
+
+/// The place of one object under the root prefix of the vault.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The vault object itself.
+    Vault,
+    /// An epoch object.
+    Epoch(GroupName, Epoch),
+    /// What the target asks of the source: request 1, 2, 3 …
+    Request(GroupName, u64),
+    /// A segment of kind log, or a seal.
+    Segment(GroupName, Epoch, SegmentNo),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vault => f.write_str(VAULT_OBJECT),
+            Self::Epoch(group, epoch) => {
+                write!(f, "{GROUPS}/{group}/to-source/epochs/{epoch:0EPOCH_DIGITS$}.json")
+            }
+            Self::Request(group, n) => write!(f, "{GROUPS}/{group}/to-source/requests/{n:0NUMBER_DIGITS$}.json"),
+            Self::Segment(group, epoch, number) => {
+                write!(f, "{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}/{number:0NUMBER_DIGITS$}")
+            }
+        }
+    }
+}
+
+impl Key {
+    /// The key as the store takes it.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        Path::from(self.to_string())
+    }
+
+    /// What a key names; `None` for one that is not written exactly as this grammar writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts[..] {
+            [VAULT_OBJECT] => Some(Self::Vault),
+            [GROUPS, group, "to-source", "epochs", file] => {
+                let epoch = digits(file.strip_suffix(".json")?, EPOCH_DIGITS)?;
+                Some(Self::Epoch(GroupName::new(group).ok()?, Epoch(epoch)))
+            }
+            [GROUPS, group, "to-source", "requests", file] => {
+                let n = digits(file.strip_suffix(".json")?, NUMBER_DIGITS)?;
+                Some(Self::Request(GroupName::new(group).ok()?, n))
+            }
+            [GROUPS, group, "log", epoch, number] => {
+                let (epoch, number) = (digits(epoch, EPOCH_DIGITS)?, digits(number, NUMBER_DIGITS)?);
+                Some(Self::Segment(GroupName::new(group).ok()?, Epoch(epoch), SegmentNo(number)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A number from 1 on, written with exactly `width` digits.
+fn digits(text: &str, width: usize) -> Option<u64> {
+    let plain = text.len() == width && text.bytes().all(|b| b.is_ascii_digit());
+    if plain { text.parse().ok().filter(|&n| n > 0) } else { None }
+}
+
+/// The prefix of all segments of an epoch.
+#[must_use]
+pub fn log_prefix(group: &GroupName, epoch: Epoch) -> Path {
+    Path::from(format!("{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}"))
+}
+
+/// The prefix of all groups.
+#[must_use]
+pub fn groups_prefix() -> Path {
+    Path::from(GROUPS)
+}
+
+/// The group whose prefix this is (`groups/<group>`); `None` for anything else.
+#[must_use]
+pub fn group_of_prefix(prefix: &Path) -> Option<GroupName> {
+    let name = prefix.as_ref().strip_prefix(GROUPS)?.strip_prefix('/')?;
+    GroupName::new(name.trim_end_matches('/')).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn group() -> impl Strategy<Value = GroupName> {
+        "[A-Za-z0-9_][A-Za-z0-9._-]{0,63}".prop_map(|name| GroupName::new(name).unwrap())
+    }
+
+    fn key() -> impl Strategy<Value = Key> {
+        let epoch = (1..10_000_000_000_u64).prop_map(Epoch);
+        prop_oneof![
+            Just(Key::Vault),
+            (group(), epoch.clone()).prop_map(|(g, e)| Key::Epoch(g, e)),
+            (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Request(g, n)),
+            (group(), epoch, 1..=u64::MAX).prop_map(|(g, e, n)| Key::Segment(g, e, SegmentNo(n))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_survives_its_text(key in key()) {
+            let text = key.to_string();
+            prop_assert_eq!(Key::parse(&text), Some(key.clone()));
+            let path = key.path();
+            prop_assert_eq!(path.as_ref(), text, "the store must not escape anything");
+        }
+
+        #[test]
+        fn what_parses_is_written_the_same_way(text in "(groups/[a-z.]{1,3}/(log|to-source)(/epochs|/requests)?(/[0-9]{9,21}){1,2}(.json)?)|.{0,40}") {
+            if let Some(key) = Key::parse(&text) {
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_listing_is_in_order(group in group(), a in 1..=u64::MAX, b in 1..=u64::MAX) {
+            let key = |n| Key::Segment(group.clone(), Epoch(7), SegmentNo(n)).to_string();
+            prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
+        }
+    }
+
+    #[test]
+    fn keys_are_as_the_format_says() {
+        let group = GroupName::new("web01").unwrap();
+        assert_eq!(Key::Epoch(group.clone(), Epoch(3)).to_string(), "groups/web01/to-source/epochs/0000000003.json");
+        assert_eq!(
+            Key::Request(group.clone(), 9).to_string(),
+            "groups/web01/to-source/requests/00000000000000000009.json"
+        );
+        assert_eq!(
+            Key::Segment(group.clone(), Epoch(3), SegmentNo(12)).to_string(),
+            "groups/web01/log/0000000003/00000000000000000012"
+        );
+        assert_eq!(group_of_prefix(&Path::from("groups/web01")), Some(group));
+        assert_eq!(group_of_prefix(&Path::from("groups")), None);
+    }
+
+    #[test]
+    fn foreign_keys_are_not_taken() {
+        for bad in [
+            "",
+            "groups/web01/log/0000000003/12",
+            "groups/web01/log/0000000003/00000000000000000000",
+            "groups/web01/log/0000000000/00000000000000000001",
+            "groups/web01/log/0000000003/00000000000000000012#1",
+            "groups/web01/log/0000000003/99999999999999999999",
+            "groups/../log/0000000003/00000000000000000012",
+            "groups/web01/to-source/epochs/0000000003",
+            "groups/web01/to-source/epochs/+000000003.json",
+            "farshore-vault.json/",
+        ] {
+            assert_eq!(Key::parse(bad), None, "{bad:?} was taken");
+        }
+    }
+}
