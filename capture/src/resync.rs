@@ -103,13 +103,14 @@ impl ResyncProgress {
 impl Inner {
     /// Under the mutex, so that no other lane's word comes between the count and the seq that follows from it.
     fn advance(&mut self, log: &mut LaneLog) {
-        if !self.begun && self.left_regions > 0 {
+        let wanted = self.left_regions > 0;
+        if wanted && !self.begun {
             self.begun = log.announce(Op::ResyncBegin, self.left_bytes).is_some();
-        } else if self.begun && self.left_regions == 0 {
-            if let Some(end) = log.announce(Op::ResyncEnd, 0) {
-                self.ended = Some(end);
-                self.begun = false;
-            }
+        }
+        if !wanted && self.begun {
+            let end = log.announce(Op::ResyncEnd, 0);
+            self.begun = end.is_none();
+            self.ended = end.or(self.ended);
         }
     }
 }

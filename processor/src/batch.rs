@@ -48,8 +48,9 @@ struct State {
 impl State {
     /// A clock that was set back by more than an interval must not end periodic points for as long.
     fn periodic_due(&self, time: UnixMicros) -> bool {
-        let due =
-            time >= self.last_periodic.plus(self.interval) || time.plus(self.interval) < self.last_periodic;
+        let due = self.last_periodic == UnixMicros(0)
+            || time >= self.last_periodic.plus(self.interval)
+            || time.plus(self.interval) < self.last_periodic;
         due && self.begun && !self.resync
     }
 

@@ -3,7 +3,8 @@
 //!
 //! 1. [`note`]: the epoch object that will be opened, with its nonce, is noted in `overlay/<name>/failover.json`
 //! 2. [`fence`]: the epoch is created conditionally, the epochs before it are sealed: the log ends at the *cut*
-//! 3. [`catch_up`]: replay goes on to the cut, by the processor that runs, or here when none does
+//! 3. [`catch_up`]: replay goes on to the cut, by the processor that runs, or here when none does; not where the point that
+//!    was asked for is there already
 //! 4. the point is resolved and noted; its view is opened with an overlay that stays
 //!
 //! A point that cannot be had is refused before the source is fenced, as far as that can be known then.
@@ -109,7 +110,9 @@ pub enum FailoverError {
         group: GroupName,
     },
     /// Another target has taken over.
-    #[error("group {group} was failed over already, epoch {epoch} was opened for that and not from this target: look there")]
+    #[error(
+        "group {group} was failed over already, epoch {epoch} was opened for that and not from this target: look there"
+    )]
     Elsewhere {
         /// The group.
         group: GroupName,
@@ -153,13 +156,15 @@ pub enum FailoverError {
         cut: Cut,
     },
     /// Replay stopped on the way to the cut.
-    #[error("the source is fenced, and replay cannot get to the end of its log")]
+    #[error(
+        "the source is fenced, and replay cannot get to the end of its log; mend what is named and give the same command again, or take a point that is there with --point (farshore points)"
+    )]
     Replay(#[source] GroupError),
     /// Replay could not be started.
     #[error("replay cannot be started; start farshore process, and the same command goes on")]
     Processor(#[from] crate::ProcessorError),
     /// The target's files.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 
@@ -204,7 +209,10 @@ pub async fn failover(
     progress(Progress::Opened(note.epoch.epoch));
     let cut = fence::seal(&in_vault, &dir, &request.name, &position, &mut note).await?;
     progress(Progress::Sealed(cut));
-    catch_up::catch_up(vault, &request.target, &dir, group, cut, progress).await?;
+    // A point that is there needs nothing more of the log; so a damaged log does not stand in its way.
+    if early.is_none() && note.point.is_none() {
+        catch_up::catch_up(vault, &request.target, &dir, group, cut, progress).await?;
+    }
     let point = choose(&dir, request, early, &mut note)?;
     let view = PointView::at(&request.target, group, point.clone())?;
     drop(lease);

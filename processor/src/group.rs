@@ -158,7 +158,7 @@ impl GroupTask {
         Ok(())
     }
 
-    /// The status now, and why the group stopped or waits.
+    /// The status now, which is written, and why the group stopped or waits.
     #[must_use]
     pub fn outcome(mut self) -> GroupOutcome {
         if let Some(error) = self.stopped.take() {
@@ -168,7 +168,9 @@ impl GroupTask {
             let status = said.unwrap_or_else(|| self.status(state));
             return GroupOutcome { group: self.group, status, error: Some(error) };
         }
-        let status = self.status(self.state());
+        let state = self.state();
+        self.report(state.clone(), true);
+        let status = self.status(state);
         GroupOutcome { group: self.group, status, error: self.vault_problem }
     }
 

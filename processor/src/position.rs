@@ -170,8 +170,8 @@ impl ReplayPosition {
 /// What a slot holds.
 enum Slot {
     Good(Box<ReplayPosition>),
-    /// Sound, of another version.
-    OtherVersion(u32),
+    /// Of another version; perhaps torn.
+    OtherVersion { found: u32, sound: bool },
     /// Never written, torn, or damaged.
     Bad(&'static str),
 }
@@ -182,11 +182,13 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
     }
     let u32_at = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
+    // The hash has its place in every version: a torn slot must not pass for one of another version.
     let version = u32_at(VERSION_AT);
+    let sound = Hash::of(&b[..SUM_AT]).0 == b[SUM_AT..];
     if version != VERSION {
-        return Slot::OtherVersion(version);
+        return Slot::OtherVersion { found: version, sound };
     }
-    if Hash::of(&b[..SUM_AT]).0 != b[SUM_AT..] {
+    if !sound {
         return Slot::Bad("wrong hash");
     }
     let flags = u32_at(FLAGS_AT);
@@ -227,6 +229,8 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
 fn newest(path: &Path, file: &File) -> Result<(u64, ReplayPosition), TargetError> {
     let mut best: Option<(u64, ReplayPosition)> = None;
     let mut bad = "";
+    let version = |found| TargetError::Version { path: path.to_path_buf(), found, supported: VERSION };
+    let mut other = None;
     for slot in 0..2 {
         let mut bytes = [0; USED_BYTES];
         match file.read_exact_at(&mut bytes, slot * SLOT_BYTES) {
@@ -243,13 +247,15 @@ fn newest(path: &Path, file: &File) -> Result<(u64, ReplayPosition), TargetError
                     best = Some((slot, *position));
                 }
             }
-            Slot::OtherVersion(found) => {
-                return Err(TargetError::Version { path: path.to_path_buf(), found, supported: VERSION });
-            }
+            Slot::OtherVersion { found, sound: true } => return Err(version(found)),
+            Slot::OtherVersion { found, sound: false } => other = Some(found),
             Slot::Bad(what) => bad = what,
         }
     }
-    best.ok_or_else(|| TargetError::damaged(path, 0, format!("neither slot holds a position ({bad})")))
+    best.ok_or_else(|| match other {
+        Some(found) => version(found),
+        None => TargetError::damaged(path, 0, format!("neither slot holds a position ({bad})")),
+    })
 }
 
 /// The position file of the one process that replays.
@@ -363,5 +369,20 @@ mod tests {
         let writer = OpenOptions::new().write(true).open(&path).unwrap();
         writer.write_all_at(&[9], VERSION_AT as u64).unwrap();
         assert!(matches!(ReplayPosition::read(&path), Err(TargetError::Version { found: 9, .. })));
+        // Beside a good slot a torn one is only torn, and a sound one of a newer program still counts.
+        let mut file = PositionFile::create(&path, sample()).unwrap();
+        file.advance(sample()).unwrap();
+        writer_of(&path).write_all_at(&[9], VERSION_AT as u64).unwrap();
+        assert_eq!(ReplayPosition::read(&path).unwrap().unwrap().generation, 1);
+        let mut newer = sample().encode();
+        newer[VERSION_AT] = 2;
+        let sum = Hash::of(&newer[..SUM_AT]);
+        newer[SUM_AT..].copy_from_slice(&sum.0);
+        writer_of(&path).write_all_at(&newer, 0).unwrap();
+        assert!(matches!(ReplayPosition::read(&path), Err(TargetError::Version { found: 2, .. })));
+    }
+
+    fn writer_of(path: &Path) -> File {
+        OpenOptions::new().write(true).open(path).unwrap()
     }
 }

@@ -42,7 +42,9 @@ pub enum PointSpec {
 
 /// A `--point` that is none of the forms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} names no point: use latest, an id such as p12, an RFC 3339 time such as 2026-05-01T12:00:00Z, a seq such as 1234, or epoch:seq such as 2:1234")]
+#[error(
+    "{text:?} names no point: use latest, an id such as p12, an RFC 3339 time such as 2026-05-01T12:00:00Z, a seq such as 1234, or epoch:seq such as 2:1234"
+)]
 pub struct PointSpecError {
     text: String,
 }
@@ -166,7 +168,9 @@ impl Window {
         rows.sort_by_key(|row| (row.position, row.undo_end));
         drop_replayed_again(&mut rows, batches);
         rows.dedup_by(|later, kept| {
-            let same = later.position == kept.position && later.undo_end == kept.undo_end;
+            // Several points may be cut at one position of an idle disk; each keeps its row.
+            let one_point = later.point.is_none() || kept.point.is_none();
+            let same = later.position == kept.position && later.undo_end == kept.undo_end && one_point;
             if same {
                 kept.consistent |= later.consistent;
                 kept.time = kept.time.max(later.time);
@@ -235,7 +239,9 @@ pub enum ResolveError {
     #[error("no consistent position yet: the first replication is still under way (see farshore status)")]
     NothingYet,
     /// The id is not in the catalogue (or was pruned).
-    #[error("no recovery point {POINT_ID_PREFIX}{id}: farshore points lists them; positions from {oldest} to {newest} can be had")]
+    #[error(
+        "no recovery point {POINT_ID_PREFIX}{id}: farshore points lists them; positions from {oldest} to {newest} can be had"
+    )]
     NoSuchPoint {
         /// The id asked for.
         id: u64,
@@ -295,13 +301,7 @@ pub fn resolve(asked: &PointSpec, window: &Window) -> Result<Resolved, ResolveEr
 }
 
 fn answer(row: &Published, rounded_from: Option<PointSpec>) -> Resolved {
-    Resolved {
-        position: row.position,
-        time: row.time,
-        undo_end: row.undo_end,
-        point: row.point.clone(),
-        rounded_from,
-    }
+    Resolved { position: row.position, time: row.time, undo_end: row.undo_end, point: row.point.clone(), rounded_from }
 }
 
 fn said(row: &Published) -> String {

@@ -27,27 +27,29 @@ fn every_form_is_understood_and_nothing_else() {
     assert_eq!(spec("2:1234"), PointSpec::Seq { epoch: Some(Epoch(2)), seq: Seq(1234) });
     assert_eq!(spec("1970-01-01T00:00:01Z"), exactly(1_000_000));
     assert_eq!(spec("1970-01-01T01:00:01.5+01:00"), exactly(1_500_000));
-    for bad in ["", "p", "P12", "p-1", "+5", "1:", ":1", "1:2:3", "newest", "12.5", "99999999999999999999", "2026-05-01"] {
+    for bad in
+        ["", "p", "P12", "p-1", "+5", "1:", ":1", "1:2:3", "newest", "12.5", "99999999999999999999", "2026-05-01"]
+    {
         assert!(bad.parse::<PointSpec>().is_err(), "{bad:?} was taken");
     }
 }
 
 #[test]
 fn a_time_printed_in_milliseconds_names_the_position_it_was_printed_for() {
-    let window = Window::new(
-        &[row(0, 10, 1, 1, 5, 1_000_000, true), row(10, 20, 1, 6, 9, 1_500_777, true)],
-        &[],
-        0,
-        pos(1, 9),
-    );
+    let window =
+        Window::new(&[row(0, 10, 1, 1, 5, 1_000_000, true), row(10, 20, 1, 6, 9, 1_500_777, true)], &[], 0, pos(1, 9));
     let printed = UnixMicros(1_500_777).to_string();
     assert_eq!(resolve(&spec(&printed), &window).map(|r| r.position).unwrap_or_default(), pos(1, 9));
 }
 
 #[test]
 fn out_of_the_window_is_an_error_that_names_its_end() {
-    let window =
-        Window::new(&[row(50, 60, 1, 6, 9, 2_000_000, true), row(60, 70, 1, 10, 12, 3_000_000, true)], &[], 50, pos(1, 12));
+    let window = Window::new(
+        &[row(50, 60, 1, 6, 9, 2_000_000, true), row(60, 70, 1, 10, 12, 3_000_000, true)],
+        &[],
+        50,
+        pos(1, 12),
+    );
     let early = resolve(&spec("1970-01-01T00:00:01Z"), &window).unwrap_err().to_string();
     assert!(early.contains("1:9") && early.contains("too old"), "{early}");
     let late = resolve(&spec("1970-01-01T00:00:04Z"), &window).unwrap_err().to_string();
@@ -99,8 +101,7 @@ fn a_point_is_found_by_its_id_and_by_its_position() {
         consistent: true,
         point: Some(PointTag { id: 3, mark: Some("before-upgrade".into()) }),
     };
-    let window =
-        Window::new(&[row(0, 10, 1, 1, 5, 1, true), row(10, 20, 1, 6, 9, 2, true)], &[named], 0, pos(1, 9));
+    let window = Window::new(&[row(0, 10, 1, 1, 5, 1, true), row(10, 20, 1, 6, 9, 2, true)], &[named], 0, pos(1, 9));
     assert_eq!(window.rows().len(), 2);
     let by_id = resolve(&spec("p3"), &window).unwrap();
     assert_eq!(by_id, resolve(&spec("1:5"), &window).unwrap());
@@ -189,4 +190,22 @@ proptest! {
             prop_assert!(pair[0].time <= pair[1].time);
         }
     }
+}
+
+#[test]
+fn points_cut_at_one_position_of_an_idle_disk_are_all_found() {
+    let point = |id: u64, time: u64, mark: Option<&str>| Published {
+        position: pos(1, 5),
+        time: UnixMicros(time),
+        undo_end: 10,
+        consistent: true,
+        point: Some(PointTag { id, mark: mark.map(str::to_owned) }),
+    };
+    let named = [point(1, 100, None), point(2, 200, Some("m")), point(3, 300, None)];
+    let window = Window::new(&[row(0, 10, 1, 1, 5, 90, true)], &named, 0, pos(1, 5));
+    for id in 1..=3 {
+        let found = resolve(&PointSpec::Id(id), &window).unwrap();
+        assert_eq!((found.position, found.point.unwrap().id), (pos(1, 5), id));
+    }
+    assert_eq!(resolve(&exactly(250), &window).unwrap().point.unwrap().id, 2);
 }

@@ -86,7 +86,9 @@ impl Limits {
     #[must_use]
     pub fn full(&self, at: &AtHand) -> bool {
         at.sealable > 0
-            && (at.payload_bytes >= self.payload_bytes || at.ring_bytes >= self.ring_bytes || at.records >= self.records)
+            && (at.payload_bytes >= self.payload_bytes
+                || at.ring_bytes >= self.ring_bytes
+                || at.records >= self.records)
     }
 
     /// Decides.
@@ -171,7 +173,11 @@ mod tests {
         let due = Standing { since_seal: Some(LIMITS.heartbeat), ..IDLE };
         assert_eq!(LIMITS.decide(&due), Decision::Seal);
         assert_eq!(LIMITS.decide(&Standing { spool_empty: false, ..due }), Decision::Wait(POLL));
-        assert_eq!(LIMITS.decide(&Standing { since_seal: None, ..IDLE }), Decision::Seal, "a new epoch says so at once");
+        assert_eq!(
+            LIMITS.decide(&Standing { since_seal: None, ..IDLE }),
+            Decision::Seal,
+            "a new epoch says so at once"
+        );
         assert_eq!(LIMITS.decide(&Standing { stopping: true, ..due }), Decision::Wait(POLL));
         assert_eq!(LIMITS.decide(&Standing { stopping: true, uncovered: true, ..IDLE }), Decision::Seal);
     }

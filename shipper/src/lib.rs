@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - [`shipper`]: [`Shipper`], the loop of the main thread: takes, decides, seals, releases
+//! - [`config`]: what it needs to know
 //! - [`fold`]: which bytes of a run of records survive (pure)
 //! - [`batch`]: when a segment is sealed (pure)
 //! - [`sealer`]: the segment in the making and the chain it continues
@@ -20,6 +21,7 @@
 //! removed. A crash between any two of them is found at the next start by [`restart`].
 
 pub mod batch;
+pub mod config;
 pub mod epoch;
 pub mod error;
 pub mod fold;
@@ -33,6 +35,7 @@ pub mod uploader;
 #[cfg(test)]
 mod tests;
 
+pub use config::ShipperConfig;
 pub use error::ShipError;
-pub use shipper::{Shipper, ShipperConfig, is_running};
+pub use shipper::{Shipper, is_running};
 pub use state::{Fenced, SourceEpoch, SourceState, Watermark};

@@ -92,10 +92,7 @@ fn what_does_not_continue_is_refused() {
 #[test]
 fn a_segment_of_another_chain_is_refused() {
     let first = source(1, true);
-    for change in [
-        |s: &mut Spooled| s.prev = Hash::ZERO,
-        |s: &mut Spooled| s.first_seq = Seq(42),
-    ] {
+    for change in [|s: &mut Spooled| s.prev = Hash::ZERO, |s: &mut Spooled| s.first_seq = Seq(42)] {
         let mut segment = segment(&first, 1, 5);
         change(&mut segment);
         assert!(plan(&first, Some(&mark(1, 4)), vec![segment], Path::new("/spool")).is_err());

@@ -47,13 +47,7 @@ impl Sealer {
     ///
     /// # Errors
     /// [`ShipError::SpoolLost`] or [`ShipError::OtherRing`] when the ring and the chain do not fit together.
-    pub fn new(
-        ring: &Ring,
-        head: ChainHead,
-        spool: Arc<Spool>,
-        limits: Limits,
-        level: i32,
-    ) -> Result<Self, ShipError> {
+    pub fn new(ring: &Ring, head: ChainHead, spool: Arc<Spool>, limits: Limits, level: i32) -> Result<Self, ShipError> {
         let consumer = ring.consumer();
         let spec = ring.spec();
         if consumer.position() > head.last_seq {

@@ -2,7 +2,7 @@
 //! stop and when the group is another's.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,19 +17,18 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::batch::{Decision, Limits, POLL};
+use crate::config::ShipperConfig;
 use crate::error::ShipError;
 use crate::restart;
 use crate::sealer::Sealer;
 use crate::spool::{Spool, Spooled};
 use crate::state::{SourceEpoch, SourceState};
-use crate::uploader::{End, Progress, Uploader, VaultSource};
+use crate::uploader::{End, Progress, Queued, Uploader, VaultSource};
 
-/// Smallest payload at which segments can be told to be sealed, in bytes.
-pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
-/// Largest: with the largest request (32 MiB) on top, a segment stays below the format's limit of 64 MiB.
-pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// How long a shipper that was told to stop goes on to empty the ring, and then the spool.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// How long it waits for a vault that did not answer before.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(1);
 /// How long it waits, within that, for operations that have their place in the order and are not finished.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// Pause between two looks while it ends.
@@ -38,31 +37,6 @@ const SHORT_PAUSE: Duration = Duration::from_millis(10);
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// The shipper's sign of life in the ring is renewed this often.
 const SEEN_EVERY: Duration = Duration::from_millis(500);
-
-/// What a shipper needs to know.
-#[derive(Debug, Clone)]
-pub struct ShipperConfig {
-    /// The group.
-    pub group: GroupName,
-    /// Its ring.
-    pub ring_path: PathBuf,
-    /// The vault.
-    pub vault_url: String,
-    /// The group's state folder; the agent has noted its epoch there.
-    pub state_dir: PathBuf,
-    /// Where sealed segments wait.
-    pub spool_dir: PathBuf,
-    /// Payload at which a segment is sealed, in bytes: [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`].
-    pub segment_bytes: u64,
-    /// Age of the oldest record at which a segment is sealed.
-    pub max_delay: Duration,
-    /// Time without a segment after which an empty one is sealed.
-    pub heartbeat: Duration,
-    /// Bytes that may wait in the spool, at least twice `segment_bytes`. At the limit nothing is taken from the ring.
-    pub spool_limit_bytes: u64,
-    /// zstd's compression level.
-    pub zstd_level: i32,
-}
 
 /// The shipper of one group.
 pub struct Shipper {
@@ -78,7 +52,7 @@ pub struct Shipper {
 /// What it has to do.
 enum Role {
     /// Ship.
-    Ship(Box<(Sealer, UnboundedSender<Spooled>, Uploader)>),
+    Ship(Box<(Sealer, UnboundedSender<Queued>, Uploader)>),
     /// The group is fenced: keep what the ring holds, then discard.
     Keep(Box<Sealer>),
     /// The group is fenced, and an earlier shipper began to discard.
@@ -104,7 +78,7 @@ impl Shipper {
     }
 
     fn open_from(config: &ShipperConfig, vault: VaultSource) -> Result<Self, ShipError> {
-        check(config)?;
+        config.check()?;
         let lock = lock(&config.state_dir)?;
         let ring = Ring::open(&config.ring_path)?;
         let opened = Self::continue_on(config, vault, &ring, lock);
@@ -149,7 +123,7 @@ impl Shipper {
                 let (queue, segments) = unbounded_channel();
                 for segment in plan.queue {
                     // The receiver is in hand, so this cannot fail.
-                    let _ = queue.send(segment);
+                    let _ = queue.send(Queued { segment, tried: true });
                 }
                 let uploader = Uploader {
                     vault,
@@ -209,30 +183,30 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn ship(
-        &self,
-        mut sealer: Sealer,
-        queue: UnboundedSender<Spooled>,
-        uploader: Uploader,
-    ) -> Result<(), ShipError> {
+    fn ship(&self, mut sealer: Sealer, queue: UnboundedSender<Queued>, uploader: Uploader) -> Result<(), ShipError> {
         let upload = Upload::start(uploader)?;
         let sealed = self.fill(&mut sealer, &queue, &upload);
         drop(queue);
-        let patience = if sealed.is_ok() { DRAIN_MAX } else { Duration::ZERO };
-        let end = upload.end(patience);
+        if sealed.is_err() {
+            upload.abort.notify_one();
+        }
+        let end = upload.end(&self.ring);
         sealed?;
         match end? {
             End::Drained => Ok(()),
             End::Fenced => self.keep(sealer),
             End::Aborted => {
-                tracing::warn!("the vault did not take everything in {DRAIN_MAX:?}; the rest stays in the spool");
+                tracing::warn!(
+                    spool_bytes = self.spool.bytes(),
+                    "the vault did not take everything in time; the rest stays in the spool"
+                );
                 Ok(())
             }
         }
     }
 
     /// Fills the spool, until it is told to stop and has emptied the ring, or the uploader has ended.
-    fn fill(&self, sealer: &mut Sealer, queue: &UnboundedSender<Spooled>, upload: &Upload) -> Result<(), ShipError> {
+    fn fill(&self, sealer: &mut Sealer, queue: &UnboundedSender<Queued>, upload: &Upload) -> Result<(), ShipError> {
         let mut seen = None;
         let mut drain: Option<Drain> = None;
         while !upload.thread.is_finished() && !self.progress.fenced() {
@@ -249,7 +223,7 @@ impl Work<'_> {
             match self.limits.decide(&standing) {
                 Decision::Seal => {
                     // It fails only when the uploader has ended, which the next round sees.
-                    let _ = queue.send(self.seal(sealer)?);
+                    let _ = queue.send(Queued { segment: self.seal(sealer)?, tried: false });
                     drain.iter_mut().for_each(Drain::moved);
                 }
                 Decision::Wait(_) if drain.is_some() => clock::sleep(SHORT_PAUSE),
@@ -352,10 +326,14 @@ impl Upload {
         Ok(Self { abort, thread: thread.map_err(ShipError::io("start the uploader"))? })
     }
 
-    /// Lets its queue, which is closed, run empty for as long as `patience`, then ends the thread.
-    fn end(self, patience: Duration) -> Result<End, ShipError> {
-        let deadline = clock::mono() + patience;
-        while !self.thread.is_finished() && clock::mono() < deadline {
+    /// Lets its queue, which is closed, run empty for a bounded time, then ends the thread.
+    fn end(self, ring: &Ring) -> Result<End, ShipError> {
+        let since = clock::mono();
+        let patience = || match ring.shipper_state() {
+            ShipperState::VaultUnreachable => UNREACHABLE_MAX,
+            ShipperState::Starting | ShipperState::Shipping | ShipperState::Fenced | ShipperState::Stopped => DRAIN_MAX,
+        };
+        while !self.thread.is_finished() && since.elapsed() < patience() {
             clock::sleep(SHORT_PAUSE);
         }
         self.abort.notify_one();
@@ -377,20 +355,6 @@ fn noted_epoch(state: &SourceState, group: &GroupName, spec: &RingSpec) -> Resul
     Ok(source)
 }
 
-fn check(config: &ShipperConfig) -> Result<(), ShipError> {
-    let refused = |what: String| Err(ShipError::Config { what });
-    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&config.segment_bytes) {
-        return refused(format!("a segment of {} bytes is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}", config.segment_bytes));
-    }
-    if config.spool_limit_bytes < 2 * config.segment_bytes {
-        return refused(format!("a spool of {} bytes does not hold two segments of {}", config.spool_limit_bytes, config.segment_bytes));
-    }
-    if config.heartbeat.is_zero() {
-        return refused("a heartbeat of 0 s would never end".to_owned());
-    }
-    Ok(())
-}
-
 /// Whether a shipper works on the group whose state folder this is.
 ///
 /// # Errors
@@ -410,4 +374,3 @@ fn lock(state_dir: &Path) -> Result<File, ShipError> {
         _ => ShipError::Io { what: "take the shipper's lock", source: e },
     })
 }
-

@@ -84,8 +84,12 @@ impl Spool {
         found.sort_by_key(|s| (s.epoch, s.number));
         let bytes = found.iter().map(|s| s.bytes).sum();
         let count = found.len() as u64;
-        let spool =
-            Self { dir: dir.to_owned(), group: group.clone(), bytes: AtomicU64::new(bytes), count: AtomicU64::new(count) };
+        let spool = Self {
+            dir: dir.to_owned(),
+            group: group.clone(),
+            bytes: AtomicU64::new(bytes),
+            count: AtomicU64::new(count),
+        };
         Ok((spool, found))
     }
 

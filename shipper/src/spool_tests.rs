@@ -55,7 +55,9 @@ fn a_name_goes_both_ways_or_is_not_ours() {
     let name = file_name(Epoch(3), SegmentNo(12));
     assert_eq!(name, "0000000003-00000000000000000012.seg");
     assert_eq!(parse_name(&name), Some((Epoch(3), SegmentNo(12))));
-    for strange in ["3-12.seg", "0000000003-+0000000000000000012.seg", "0000000003-00000000000000000012.seg.tmp", "-.seg", "x"] {
+    for strange in
+        ["3-12.seg", "0000000003-+0000000000000000012.seg", "0000000003-00000000000000000012.seg.tmp", "-.seg", "x"]
+    {
         assert_eq!(parse_name(strange), None, "{strange}");
     }
 }

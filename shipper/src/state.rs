@@ -280,7 +280,12 @@ mod tests {
     fn a_damaged_note_or_one_of_another_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let state = SourceState::new(dir.path());
-        for (bad, word) in [(r#"{"format":2,"x":1}"#, "format 2"), ("{}", "no format"), ("{", "damaged"), (r#"{"format":1}"#, "damaged")] {
+        for (bad, word) in [
+            (r#"{"format":2,"x":1}"#, "format 2"),
+            ("{}", "no format"),
+            ("{", "damaged"),
+            (r#"{"format":1}"#, "damaged"),
+        ] {
             std::fs::write(dir.path().join("epoch.json"), bad).unwrap();
             let error = state.epoch().unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("epoch.json"), "{error}");

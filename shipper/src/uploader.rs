@@ -1,8 +1,9 @@
 //! The second thread: takes sealed segments out of the spool into the vault, in order, so that a slow vault does not stop sealing.
 //!
 //! It is one task that ships one segment at a time. What a segment needs before the next may be confirmed (watermark, ring,
-//! spool) is in [`Uploader::confirm`]; uploading several at once only has to keep the order of that call.
+//! spool) is in `Uploader::confirm`; uploading several at once only has to keep the order of that call.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::state::{Fenced, SourceEpoch, SourceState, Watermark};
 /// First wait after the vault did not answer.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait: how late, at most, the end of an outage is noticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Blocking threads of the runtime: a folder vault does its I/O there, one operation at a time.
 const BLOCKING_THREADS: usize = 2;
 /// How long a blocking operation may go on once the thread is told to end.
@@ -96,7 +97,16 @@ pub struct Uploader {
     /// How often the vault is asked whether the epoch is over, at least.
     pub heartbeat: Duration,
     /// The segments, in order. The spool's limit bounds it.
-    pub queue: UnboundedReceiver<Spooled>,
+    pub queue: UnboundedReceiver<Queued>,
+}
+
+/// A segment on its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Queued {
+    /// Which.
+    pub segment: Spooled,
+    /// A shipper before this one may have uploaded it.
+    pub tried: bool,
 }
 
 /// What came of one segment, or of looking for a successor.
@@ -133,7 +143,7 @@ impl Uploader {
             let next_look = clock::mono() + self.heartbeat;
             while matches!(step, Step::Done) && clock::mono() < next_look {
                 step = match tokio::time::timeout_at(next_look.into(), self.queue.recv()).await {
-                    Ok(Some(segment)) => self.ship(&segment).await?,
+                    Ok(Some(queued)) => self.ship(queued).await?,
                     Ok(None) => return Ok(End::Drained),
                     Err(_) => Step::Done,
                 };
@@ -165,30 +175,40 @@ impl Uploader {
         }
     }
 
-    async fn ship(&mut self, segment: &Spooled) -> Result<Step, ShipError> {
-        if segment.epoch == self.source.epoch && !self.source.opened {
-            if let Step::Over(by) = self.open_epoch().await? {
-                return Ok(Step::Over(by));
-            }
+    async fn ship(&mut self, queued: Queued) -> Result<Step, ShipError> {
+        let Queued { segment, tried } = &queued;
+        let tried = Cell::new(*tried);
+        if segment.epoch == self.source.epoch
+            && !self.source.opened
+            && let Step::Over(by) = self.open_epoch().await?
+        {
+            return Ok(Step::Over(by));
         }
         let bytes = self.spool.read(segment)?;
-        let verdict = self.patiently(async |vault, _| upload(vault, segment, &bytes).await).await?;
+        let verdict = self.patiently(async |vault, _| upload(vault, segment, &bytes, &tried).await).await?;
         match verdict {
             Verdict::Stored => self.confirm(segment).map(|()| Step::Done),
             Verdict::Over(by) if by.nonce != self.source.nonce => Ok(Step::Over(by)),
-            Verdict::Over(_) => Err(conflict(segment, "the epoch after it is our own and was opened before it".to_owned())),
-            Verdict::Foreign => Err(conflict(segment, "another object lies under its key, and the epoch is not over".to_owned())),
+            Verdict::Over(_) => {
+                Err(conflict(segment, "the epoch after it is our own and was opened before it".to_owned()))
+            }
+            Verdict::Foreign => {
+                Err(conflict(segment, "another object lies under its key, and the epoch is not over".to_owned()))
+            }
         }
     }
 
     async fn open_epoch(&mut self) -> Result<Step, ShipError> {
-        let opening = self.patiently(async |vault, this| epoch::open(vault, &this.source, this.watermark.as_ref()).await);
+        let opening =
+            self.patiently(async |vault, this| epoch::open(vault, &this.source, this.watermark.as_ref()).await);
         let hash = match opening.await? {
             Opening::Open(hash) => hash,
             Opening::Taken(by) => return Ok(Step::Over(by)),
         };
         if hash != self.source.object_hash() {
-            let what = format!("the vault holds this epoch's object with the hash {hash}, which is not what our segments name");
+            let what = format!(
+                "the vault holds this epoch's object with the hash {hash}, which is not what our segments name"
+            );
             return Err(ShipError::State { path: self.state.path("epoch.json"), what });
         }
         self.source = self.state.update_epoch(|noted| noted.opened = true)?;
@@ -208,7 +228,13 @@ impl Uploader {
         }
         self.spool.remove(segment)?;
         self.ring.set_spool_bytes(self.spool.bytes());
-        tracing::debug!(epoch = epoch.0, number = number.0, last_seq = last_seq.0, bytes = segment.bytes, "segment confirmed");
+        tracing::debug!(
+            epoch = epoch.0,
+            number = number.0,
+            last_seq = last_seq.0,
+            bytes = segment.bytes,
+            "segment confirmed"
+        );
         Ok(())
     }
 
@@ -309,24 +335,34 @@ enum Verdict {
 
 /// One attempt to store a segment, and what a refusal means (DESIGN, "Epochs"): a first refusal is undecided and asked again;
 /// then the next epoch decides. Where there is none, nobody can have sealed, so what lies there is either ours, of an
-/// attempt whose answer was lost, or another source's.
-async fn upload(vault: &GroupVault, segment: &Spooled, bytes: &Bytes) -> Result<Verdict, VaultError> {
+/// attempt whose answer was lost, or another source's. `tried`: there was an attempt before, whose end is not known.
+async fn upload(
+    vault: &GroupVault,
+    segment: &Spooled,
+    bytes: &Bytes,
+    tried: &Cell<bool>,
+) -> Result<Verdict, VaultError> {
     let Spooled { epoch, number, .. } = *segment;
     for _ in 0..2 {
-        if vault.put_segment(epoch, number, bytes.clone()).await? == Put::Created {
+        let put = vault.put_segment(epoch, number, bytes.clone()).await;
+        if put.inspect_err(|_| tried.set(true))? == Put::Created {
             return Ok(Verdict::Stored);
         }
     }
     if let Some((by, _)) = vault.get_epoch(epoch.next()).await? {
         return Ok(Verdict::Over(by));
     }
-    match vault.get_segment(epoch, number).await? {
-        Some(stored) if stored == bytes => Ok(Verdict::Stored),
-        Some(_) => Ok(Verdict::Foreign),
-        None => Err(VaultError::Unreachable {
+    match vault.get_segment(epoch, number).await {
+        Ok(Some(stored)) if stored == bytes => Ok(Verdict::Stored),
+        Ok(Some(_)) => Ok(Verdict::Foreign),
+        Ok(None) => Err(VaultError::Unreachable {
             what: format!("store segment {number} of epoch {epoch}"),
             source: "the store says that it exists and that it does not".into(),
         }),
+        // A source need not be allowed to read its own log.
+        Err(VaultError::Refused { .. }) if tried.get() => Ok(Verdict::Stored),
+        Err(VaultError::Refused { .. }) => Ok(Verdict::Foreign),
+        Err(e) => Err(e),
     }
 }
 

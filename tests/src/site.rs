@@ -358,7 +358,8 @@ impl Site {
     /// What the agent says of itself.
     #[must_use]
     pub fn agent_status(&self) -> Value {
-        self.verb([OsString::from("status"), self.config.clone().into(), "--json".into()]).good().json()
+        let groups = self.verb([OsString::from("status"), self.config.clone().into(), "--json".into()]).good().json();
+        groups[0]["source"].clone()
     }
 
     /// Where replay stands; `None` when nothing was replayed yet.

@@ -27,6 +27,8 @@ pub enum Fault {
     After,
     /// It is done, later.
     Delay(Duration),
+    /// It is not done: these credentials may not.
+    Denied,
 }
 
 /// Which operations.
@@ -102,6 +104,9 @@ impl FaultStore {
             Some(Fault::After) => {
                 work.await?;
                 Err(fault("done, answer lost"))
+            }
+            Some(Fault::Denied) => {
+                Err(Error::PermissionDenied { path: key.to_string(), source: "injected fault: denied".into() })
             }
             Some(Fault::Delay(time)) => {
                 tokio::time::sleep(time).await;

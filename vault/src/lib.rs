@@ -5,10 +5,10 @@
 //! - [`vault`]: [`Vault`], made by `init` and `open`
 //! - [`group`]: [`GroupVault`], one group's segments and requests
 //! - [`epoch`]: opening an epoch, reading the line of epochs
-//! - [`seal`]: ending an epoch
+//! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
-//! - [`url`]: which store a URL names; new backends are added there
-//! - [`folder`]: what a folder needs beyond `object_store` to be durable
+//! - `url`: which store a URL names; new backends are added there
+//! - `folder`: what a folder needs beyond `object_store` to be durable
 //! - [`retry`]: backoff, and how often an operation is tried
 //! - [`fault`]: a store double that fails before, fails after, or takes its time; for tests of every stage
 //! - [`error`]: what can go wrong and what to do then

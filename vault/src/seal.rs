@@ -19,7 +19,7 @@ const WALK_MAX: u64 = 10_000_000;
 impl GroupVault {
     /// Seals `sealed` for its successor `by`: creates a seal at the first free number above `above`, the watermark that the
     /// caller knows. A seal that exists is found and given back, so anyone may do it again or finish it. Gives the number of the
-    /// first seal: the cut of the epoch is the number before.
+    /// first seal: the cut of the epoch is the number before. (With credentials that may not read the log, of a seal.)
     ///
     /// # Errors
     /// Those of the store, [`VaultError::Damaged`] when what lies on the way is not of this epoch, or seals it for another
@@ -32,21 +32,30 @@ impl GroupVault {
         let mut number = above.next();
         for _ in 0..WALK_MAX {
             let key = self.segment_key(sealed, number);
-            match self.store.get_small(&key, SEAL_MAX_BYTES).await? {
-                Some(Sized::Large) => number = number.next(),
-                Some(Sized::Small(bytes)) => {
+            match self.store.get_small(&key, SEAL_MAX_BYTES).await {
+                Ok(Some(Sized::Large)) => number = number.next(),
+                Ok(Some(Sized::Small(bytes))) => {
                     if self.is_seal(&key, sealed, number, by, bytes)? {
                         self.store.settle(&key, true).await?;
                         return Ok(number);
                     }
                     number = number.next();
                 }
-                None => {
+                Ok(None) => {
                     // Refused: somebody was quicker, or it was our own attempt whose answer was lost. The loop reads it.
                     if self.store.put_new(&key, self.new_seal(sealed, number, by)).await? == Put::Created {
                         return Ok(number);
                     }
                 }
+                // A source need not be allowed to read its own log. It may then pass a seal and make a second one above,
+                // which changes nothing: the first is the cut.
+                Err(VaultError::Refused { .. }) => {
+                    if self.store.put_new(&key, self.new_seal(sealed, number, by)).await? == Put::Created {
+                        return Ok(number);
+                    }
+                    number = number.next();
+                }
+                Err(e) => return Err(e),
             }
         }
         let what = format!("no free number in {WALK_MAX} segments above {above}");

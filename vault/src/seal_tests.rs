@@ -107,3 +107,14 @@ async fn what_cannot_be_believed_stops_the_seal() {
     group.put_segment(Epoch(1), SegmentNo(2), Bytes::from_static(b"short")).await.unwrap();
     assert!(matches!(group.seal(Epoch(1), SegmentNo(1), &successor()).await, Err(VaultError::Damaged { .. })));
 }
+
+#[tokio::test]
+async fn a_source_that_may_not_read_its_log_can_seal_it() {
+    let (store, group) = faulty().await;
+    let by = successor();
+    for number in 1..=3 {
+        group.put_segment(Epoch(1), SegmentNo(number), heartbeat(number)).await.unwrap();
+    }
+    store.inject(On::Get, "/log/", 100, Fault::Denied);
+    assert_eq!(group.seal(Epoch(1), SegmentNo(1), &by).await.unwrap(), SegmentNo(4));
+}

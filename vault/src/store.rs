@@ -78,12 +78,12 @@ impl Store {
 
     /// One attempt of [`Store::put_new`].
     pub(crate) async fn put_once(&self, key: &Key, bytes: Bytes) -> Result<Put, VaultError> {
-        self.check_present(key)?;
+        self.check_present(key).await?;
         let time = body_time(bytes.len() as u64);
         let options = PutOptions::from(PutMode::Create);
         let path = key.path();
         let put = self.store.put_opts(&path, PutPayload::from_bytes(bytes), options);
-        let found = match timely(key, "put", ANSWER_TIMEOUT + time, put).await? {
+        let found = match timely("put", key, ANSWER_TIMEOUT + time, put).await? {
             Ok(_) => Put::Created,
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Put::Exists,
             Err(e) => return Err(VaultError::of_store(format!("put {key}"), e)),
@@ -94,24 +94,32 @@ impl Store {
 
     /// Makes an object that somebody created durable, where the store does not do so itself.
     pub(crate) async fn settle(&self, key: &Key, existed: bool) -> Result<(), VaultError> {
-        let Some(folder) = self.folder.clone() else { return Ok(()) };
         let name = key.to_string();
-        let settled = tokio::task::spawn_blocking(move || folder.settle(&name, existed)).await;
-        let lost = |source: Box<dyn std::error::Error + Send + Sync>| VaultError::Unreachable {
-            what: format!("make {key} durable"),
-            source,
-        };
-        settled.map_err(|e| lost(Box::new(e)))?.map_err(|e| lost(Box::new(e)))
+        self.in_folder("make durable", key, move |folder| folder.settle(&name, existed)).await
     }
 
     /// Refuses to go on when a folder vault is not there, so that nothing is created in the empty mount point of one.
-    fn check_present(&self, key: &Key) -> Result<(), VaultError> {
-        match &self.folder {
-            Some(folder) if *key != Key::Vault => folder
-                .check_present()
-                .map_err(|e| VaultError::Unreachable { what: format!("put {key}"), source: Box::new(e) }),
-            _ => Ok(()),
+    async fn check_present(&self, key: &Key) -> Result<(), VaultError> {
+        if *key == Key::Vault {
+            return Ok(());
         }
+        self.in_folder("put", key, Folder::check_present).await
+    }
+
+    /// Does `work`, which blocks, when the store is a folder.
+    async fn in_folder(
+        &self,
+        doing: &str,
+        key: &Key,
+        work: impl FnOnce(&Folder) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), VaultError> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let done = timely(doing, key, ANSWER_TIMEOUT, tokio::task::spawn_blocking(move || work(&folder))).await?;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| VaultError::Unreachable {
+            what: format!("{doing} {key}"),
+            source,
+        };
+        done.map_err(|e| failed(Box::new(e)))?.map_err(|e| failed(Box::new(e)))
     }
 
     /// The object under `key`, `None` when there is none.
@@ -138,7 +146,7 @@ impl Store {
     pub(crate) async fn get_small_once(&self, key: &Key, max_bytes: u64) -> Result<Option<Sized>, VaultError> {
         let path = key.path();
         let found = self.store.get_opts(&path, GetOptions::default());
-        let found = match timely(key, "get", ANSWER_TIMEOUT, found).await? {
+        let found = match timely("get", key, ANSWER_TIMEOUT, found).await? {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(e) => return Err(VaultError::of_store(format!("get {key}"), e)),
@@ -147,7 +155,7 @@ impl Store {
             return Ok(Some(Sized::Large));
         }
         let time = ANSWER_TIMEOUT + body_time(found.meta.size);
-        let bytes = timely(key, "get", time, found.bytes()).await?;
+        let bytes = timely("get", key, time, found.bytes()).await?;
         bytes.map(|b| Some(Sized::Small(b))).map_err(|e| VaultError::of_store(format!("get {key}"), e))
     }
 
@@ -155,7 +163,7 @@ impl Store {
     pub(crate) async fn delete(&self, key: &Key) -> Result<(), VaultError> {
         self.retrying(|| async move {
             let mut deleted = self.store.delete_stream(futures::stream::iter([Ok(key.path())]).boxed());
-            match timely(key, "delete", ANSWER_TIMEOUT, deleted.try_next()).await? {
+            match timely("delete", key, ANSWER_TIMEOUT, deleted.try_next()).await? {
                 Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(e) => Err(VaultError::of_store(format!("delete {key}"), e)),
             }
@@ -173,7 +181,7 @@ impl Store {
         self.retrying(|| async move {
             let mut lowest = BinaryHeap::new();
             let mut listed = self.store.list(Some(prefix));
-            while let Some(meta) = timely(prefix, "list", ANSWER_TIMEOUT, listed.try_next()).await?.transpose() {
+            while let Some(meta) = timely("list", prefix, ANSWER_TIMEOUT, listed.try_next()).await?.transpose() {
                 let meta = meta.map_err(|e| VaultError::of_store(format!("list {prefix}"), e))?;
                 match Key::parse(meta.location.as_ref()) {
                     Some(Key::Segment(_, _, number)) if number >= from => lowest.push((number, meta.size)),
@@ -191,7 +199,7 @@ impl Store {
     /// The prefixes directly below `prefix`.
     pub(crate) async fn list_prefixes(&self, prefix: &Path) -> Result<Vec<Path>, VaultError> {
         self.retrying(|| async move {
-            match timely(prefix, "list", ANSWER_TIMEOUT, self.store.list_with_delimiter(Some(prefix))).await? {
+            match timely("list", prefix, ANSWER_TIMEOUT, self.store.list_with_delimiter(Some(prefix))).await? {
                 Ok(listed) => Ok(listed.common_prefixes),
                 Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
                 Err(e) => Err(VaultError::of_store(format!("list {prefix}"), e)),
@@ -208,13 +216,13 @@ fn body_time(bytes: u64) -> Duration {
 
 /// `work`, or [`VaultError::Unreachable`] when it takes longer than `limit`.
 async fn timely<T>(
-    key: &impl std::fmt::Display,
-    what: &str,
+    doing: &str,
+    what: &(impl std::fmt::Display + Sync),
     limit: Duration,
     work: impl Future<Output = T>,
 ) -> Result<T, VaultError> {
     tokio::time::timeout(limit, work).await.map_err(|e| VaultError::Unreachable {
-        what: format!("{what} {key} within {} s", limit.as_secs()),
+        what: format!("{doing} {what} within {} s", limit.as_secs()),
         source: Box::new(e),
     })
 }

@@ -1,6 +1,6 @@
 //! The NBD front end: a server for the fixed newstyle protocol, and a small client.
 //!
-//! What the protocol says is decided without I/O ([`handshake`], [`request`], [`reply`]); [`conn`] moves the bytes of one
+//! What the protocol says is decided without I/O ([`handshake`], [`request`], [`reply`]); `conn` moves the bytes of one
 //! connection through the lane's engine; [`client`] is a blocking client for the demonstration and for tests.
 
 pub mod client;

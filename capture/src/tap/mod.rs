@@ -3,7 +3,7 @@
 //! A change takes its steps in this order, and each waits for nothing that a later one holds, so nothing can deadlock:
 //!
 //! 1. memory: ring slots (`payload`, before a write's bytes are received; `submit` for zeroes), all or none
-//! 2. the range lock over the whole blocks it touches
+//! 2. the range lock over the whole pages it touches
 //! 3. the edges: blocks that it changes only in part are read, so that the payload becomes whole
 //! 4. its place in the order: the seqs, consecutive (G2)
 //! 5. the disk, from the slots; a part that fails is read back into its slot (G3)
@@ -12,13 +12,14 @@
 //! Without a log (a group that is not set up yet), or once another writer has the group (G10), the same steps run on heap
 //! memory and steps 4 and 6 leave no record: a fenced source keeps serving its disk.
 //!
+//! - [`request`]: requests checked and sent on their ways
 //! - [`plan`]: what a change becomes on whole blocks; pure
 //! - [`log`]: the lane's producer
 //! - [`change`]: steps 2 to 6
 //! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
 //! - [`lost`]: ranges that the log cannot have: the dirty map and its commits
 //! - [`copy`]: lost regions read back into the log
-//! - [`mark`]: marks
+//! - [`mark`]: marks, through any tap of the lane
 //! - [`state`]: what others may know
 
 mod change;
@@ -29,6 +30,7 @@ mod lost;
 mod mark;
 mod plan;
 mod read;
+mod request;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -52,8 +54,9 @@ use crate::range_lock::{RangeLock, Ticket};
 
 use change::Change;
 use flush::Flushes;
-use plan::{PartOp, Plan, Zeroing};
+use plan::Plan;
 use read::{Query, Reading};
+use request::wanted;
 
 pub use log::{LaneLog, MarkError};
 pub use lost::Repair;
@@ -63,6 +66,9 @@ pub use state::{DiskState, DiskStatus};
 pub const REQUEST_MAX_BYTES: u32 = 32 << 20;
 /// The block size that clients are told to prefer, in bytes: a page of their file systems.
 const PREFERRED_BLOCK_BYTES: u32 = 4096;
+/// The unit of range locks, in bytes: a page. Where the disk's blocks are smaller, a file system still zeroes the parts of a page
+/// through its page cache, beside direct writes to the other parts; those are not left to race.
+const LOCK_UNIT_BYTES: u64 = 4096;
 /// Pause before the ring is asked for room again; the shipper cannot wake us.
 const ROOM_RETRY: Duration = Duration::from_millis(2);
 
@@ -206,7 +212,7 @@ impl Tap {
 
     /// Asks for a range, for `holder`; whether it is held at once.
     fn take_range(&mut self, range: ByteRange, holder: Holder) -> (Ticket, bool) {
-        let (ticket, held) = self.lock.request(range);
+        let (ticket, held) = self.lock.request(range.grow_to(LOCK_UNIT_BYTES));
         self.holders.insert(ticket, holder);
         (ticket, held)
     }
@@ -243,103 +249,6 @@ impl Tap {
 
     fn short_of_room(&self) -> bool {
         !self.waiting.is_empty() || self.logging().is_some_and(|log| log.borrow().short_of_room())
-    }
-
-    /// Checks a range and refuses changes of a disk whose fsync failed.
-    fn check(&self, request: &Request) -> io::Result<()> {
-        let (range, changes) = match *request {
-            Request::Read { offset, len } => (ByteRange::at(offset, len.into()), false),
-            Request::Cache { offset, len } | Request::BlockStatus { offset, len, .. } => {
-                (ByteRange::at(offset, len), false)
-            }
-            Request::Write { offset, len, .. } => (ByteRange::at(offset, len.into()), true),
-            Request::WriteZeroes { offset, len, .. } | Request::Trim { offset, len, .. } => {
-                (ByteRange::at(offset, len), true)
-            }
-            Request::Flush => (Some(ByteRange::default()), true),
-        };
-        if !range.is_some_and(|range| self.disk.range().contains(range)) {
-            return Err(os_error(libc::EINVAL));
-        }
-        if changes && self.flushes.failed() {
-            return Err(os_error(libc::EIO));
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, cx: &mut Cx<'_>, id: RequestId, request: Request, payload: Option<Payload>) {
-        if let Err(e) = self.check(&request) {
-            return cx.answer(id, Err(e));
-        }
-        let range = |offset: u64, len: u64| ByteRange { start: offset, end: offset + len }; // checked just before
-        match request {
-            Request::Read { offset, len } => self.start_read(cx, id, range(offset, len.into())),
-            Request::Write { offset, len, fua } => self.start_write(cx, id, range(offset, len.into()), fua, payload),
-            Request::WriteZeroes { fast: true, .. } if !self.info.fast_zero => {
-                cx.answer(id, Err(os_error(libc::EOPNOTSUPP)));
-            }
-            Request::WriteZeroes { offset, len, fua, no_hole, fast: _ } => {
-                let range = range(offset, len);
-                let plan = (!range.is_empty()).then(|| plan::write_zeroes(range, self.block_bytes, no_hole));
-                self.start_zeroes(cx, id, plan, fua);
-            }
-            Request::Trim { offset, len, fua } => {
-                self.start_zeroes(cx, id, plan::trim(range(offset, len), self.block_bytes), fua);
-            }
-            Request::Flush => self.wait_for_room(cx, Waiting::Flush { id }),
-            // With direct I/O there is no cache to read into.
-            Request::Cache { .. } => cx.answer(id, Ok(Answer::Done)),
-            Request::BlockStatus { offset, len, one } => self.start_query(cx, id, range(offset, len), one),
-        }
-    }
-
-    fn start_zeroes(&mut self, cx: &mut Cx<'_>, id: RequestId, plan: Option<Plan>, fua: bool) {
-        match plan {
-            Some(plan) => self.wait_for_room(cx, Waiting::Zeroes { id, plan, fua }),
-            None if fua => self.sync_for(cx, id),
-            None => cx.answer(id, Ok(Answer::Done)),
-        }
-    }
-
-    fn start_write(&mut self, cx: &mut Cx<'_>, id: RequestId, range: ByteRange, fua: bool, payload: Option<Payload>) {
-        if range.is_empty() {
-            return cx.answer(id, Ok(Answer::Done));
-        }
-        let plan = plan::write(range, self.block_bytes);
-        let pieces = payload.map(|p| p.pieces).unwrap_or_default();
-        let fits = |(part, piece): (&plan::Part, &Piece)| {
-            piece.buf.as_slice().len() as u64 == part.range.len() && Some(&piece.range) == wanted(part).as_ref()
-        };
-        if plan.parts.len() != pieces.len() || !plan.parts.iter().zip(&pieces).all(fits) {
-            // Not the memory that was handed out for this request.
-            return cx.answer(id, Err(os_error(libc::EINVAL)));
-        }
-        let memory = pieces.into_iter().map(|piece| Some(piece.buf)).collect();
-        self.start_change(cx, id, plan, memory, fua);
-    }
-
-    fn try_zeroes(&mut self, cx: &mut Cx<'_>, id: RequestId, plan: Plan, fua: bool) -> Option<Waiting> {
-        if self.flushes.failed() {
-            cx.answer(id, Err(os_error(libc::EIO)));
-            return None;
-        }
-        let Some(mut memory) = self.memory(&plan) else { return Some(Waiting::Zeroes { id, plan, fua }) };
-        for buf in memory.iter_mut().flatten() {
-            buf.as_mut_slice().fill(0); // a slot still holds what was logged in it before
-        }
-        self.start_change(cx, id, plan, memory, fua);
-        None
-    }
-}
-
-/// The bytes of a part's payload that come from the request.
-fn wanted(part: &plan::Part) -> Option<std::ops::Range<usize>> {
-    match part.op {
-        PartOp::Data { wanted } => {
-            let at = |offset: u64| (offset - part.range.start) as usize; // within a payload
-            Some(at(wanted.start)..at(wanted.end))
-        }
-        PartOp::Zeroes(Zeroing::Write { .. } | Zeroing::Trim) => None,
     }
 }
 

@@ -28,9 +28,7 @@ impl Cut {
     #[must_use]
     pub fn reached(self, position: &ReplayPosition) -> bool {
         position.epoch > self.epoch
-            || (position.epoch == self.epoch
-                && position.number >= self.number
-                && position.seq >= position.chain_seq)
+            || (position.epoch == self.epoch && position.number >= self.number && position.seq >= position.chain_seq)
     }
 }
 

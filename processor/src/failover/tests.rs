@@ -1,7 +1,6 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use farshore_changelog::ids::Seq;
 use farshore_changelog::op::RecordFlags;
 use farshore_vault::{EpochObject, GroupVault, Nonce, Opened, Put, Reason};
 
@@ -184,7 +183,8 @@ async fn a_processor_that_runs_is_waited_for() {
     let mut site = Site::new().await;
     site.ship(2).await;
     site.process().await;
-    let (stop, config, vault) = (Stop::new(), ProcessorConfig::new(site.vault.url(), site.target()), site.vault.clone());
+    let (stop, config, vault) =
+        (Stop::new(), ProcessorConfig::new(site.vault.url(), site.target()), site.vault.clone());
     let asked = stop.clone();
     let running = std::thread::spawn(move || Processor::open_vault(config, vault).unwrap().run(&asked));
     while site.dir().take_lock().is_ok() {
@@ -207,7 +207,10 @@ async fn another_point_is_another_overlay_and_not_another_epoch() {
     let first = points.first().unwrap().clone();
     let done = site.fail_over("latest", "failover").await.unwrap();
     let id = format!("p{}", first.id);
-    assert!(matches!(site.fail_over(&id, "failover").await, Err(FailoverError::View(_) | FailoverError::OtherPoint { .. })));
+    assert!(matches!(
+        site.fail_over(&id, "failover").await,
+        Err(FailoverError::View(_) | FailoverError::OtherPoint { .. })
+    ));
     drop(done);
     let refused = site.fail_over(&id, "failover").await.map(|_| ()).unwrap_err();
     assert!(matches!(refused, FailoverError::OtherPoint { .. }), "{refused}");
@@ -257,6 +260,9 @@ async fn a_damaged_log_stops_before_the_cut_and_older_points_can_be_had() {
     site.ship(2).await;
     site.process().await;
     let before = site.source.position();
+    let noise: Vec<u8> = (0..8192u64).map(|i| ((i * i * 2_654_435_761) >> 13) as u8).collect();
+    let range = farshore_changelog::units::ByteRange { start: 0, end: 8192 };
+    site.source.log(farshore_changelog::op::Op::Write, RecordFlags::NONE, 0, range, &noise);
     site.ship(2).await;
     let path = find(&site.tmp.path().join("vault"), "00000000000000000003");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -267,7 +273,9 @@ async fn a_damaged_log_stops_before_the_cut_and_older_points_can_be_had() {
     assert!(matches!(e, FailoverError::Replay(GroupError::Damaged { .. })), "{e}");
     let at = crate::view::window::position(&site.dir()).unwrap().unwrap();
     assert_eq!(at.position(), before);
-    assert_eq!(at.seq, Seq(before.seq.0));
+    let done = site.fail_over(&before.to_string(), "failover").await.unwrap();
+    assert_eq!((done.point.position, done.epoch), (before, Epoch(2)));
+    assert!(read(&done.disks) == site.source.after[&before]);
 }
 
 fn find(folder: &Path, name: &str) -> std::path::PathBuf {

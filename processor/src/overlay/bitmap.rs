@@ -80,7 +80,8 @@ impl Bitmap {
                 None if here => return (at, here),
                 None => at = stop,
                 Some(page) => {
-                    let end = first + same_bits(&page.bits, (at - first) as usize..(stop - first) as usize, here) as u64;
+                    let end =
+                        first + same_bits(&page.bits, (at - first) as usize..(stop - first) as usize, here) as u64;
                     if end < stop {
                         return (end, here);
                     }

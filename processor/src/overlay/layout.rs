@@ -234,7 +234,18 @@ fn slot_crc(page: &[u8; PAGE_BYTES as usize]) -> u32 {
     crc.finalize()
 }
 
-/// The state of a page out of its two slots: its bits, the generation, and the slot it lies in.
+/// The state of a page.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its bits.
+    pub bits: Box<[u8; BITS_BYTES]>,
+    /// The generation that counts.
+    pub generation: u64,
+    /// The slot, 0 or 1, that it lies in.
+    pub slot: u64,
+}
+
+/// The state of a page out of its two slots; `None` when no bit was ever durable.
 ///
 /// | slots | meaning |
 /// |---|---|
@@ -246,14 +257,15 @@ fn slot_crc(page: &[u8; PAGE_BYTES as usize]) -> u32 {
 ///
 /// # Errors
 /// [`LayoutError::Damaged`].
-pub fn choose(slots: [Slot; 2]) -> Result<Option<(Box<[u8; BITS_BYTES]>, u64, u64)>, LayoutError> {
+pub fn choose(slots: [Slot; 2]) -> Result<Option<Chosen>, LayoutError> {
+    let chosen = |bits, generation, slot| Ok(Some(Chosen { bits, generation, slot }));
     use Slot::{Blank, Good, Torn};
     match slots {
         [Blank | Torn, Blank] | [Blank, Torn] => Ok(None),
-        [Good { generation, bits }, Blank | Torn] => Ok(Some((bits, generation, 0))),
-        [Blank | Torn, Good { generation, bits }] => Ok(Some((bits, generation, 1))),
-        [Good { generation: a, bits }, Good { generation: b, .. }] if a > b => Ok(Some((bits, a, 0))),
-        [Good { generation: a, .. }, Good { generation: b, bits }] if b > a => Ok(Some((bits, b, 1))),
+        [Good { generation, bits }, Blank | Torn] => chosen(bits, generation, 0),
+        [Blank | Torn, Good { generation, bits }] => chosen(bits, generation, 1),
+        [Good { generation: a, bits }, Good { generation: b, .. }] if a > b => chosen(bits, a, 0),
+        [Good { generation: a, .. }, Good { generation: b, bits }] if b > a => chosen(bits, b, 1),
         [Good { .. }, Good { .. }] => Err(LayoutError::Damaged("both slots of a bitmap page have one generation")),
         [Torn, Torn] => Err(LayoutError::Damaged("both slots of a bitmap page fail their checksum")),
     }
@@ -320,6 +332,7 @@ mod tests {
     fn every_pair_of_slots_meets_its_row() {
         let bits = |b: u8| Box::new([b; BITS_BYTES]);
         let good = |generation, b| decode_slot(&encode_slot(generation, &bits(b)));
+        let chosen = |b, generation, slot| Ok(Some(Chosen { bits: bits(b), generation, slot }));
         let torn = || {
             let mut page = encode_slot(9, &bits(9));
             page[2000] ^= 1;
@@ -329,12 +342,12 @@ mod tests {
         assert_eq!(choose([blank(), blank()]), Ok(None));
         assert_eq!(choose([torn(), blank()]), Ok(None));
         assert_eq!(choose([blank(), torn()]), Ok(None));
-        assert_eq!(choose([good(1, 1), blank()]), Ok(Some((bits(1), 1, 0))));
-        assert_eq!(choose([blank(), good(1, 1)]), Ok(Some((bits(1), 1, 1))));
-        assert_eq!(choose([good(3, 1), torn()]), Ok(Some((bits(1), 3, 0))));
-        assert_eq!(choose([torn(), good(3, 1)]), Ok(Some((bits(1), 3, 1))));
-        assert_eq!(choose([good(3, 1), good(2, 2)]), Ok(Some((bits(1), 3, 0))));
-        assert_eq!(choose([good(3, 1), good(4, 2)]), Ok(Some((bits(2), 4, 1))));
+        assert_eq!(choose([good(1, 1), blank()]), chosen(1, 1, 0));
+        assert_eq!(choose([blank(), good(1, 1)]), chosen(1, 1, 1));
+        assert_eq!(choose([good(3, 1), torn()]), chosen(1, 3, 0));
+        assert_eq!(choose([torn(), good(3, 1)]), chosen(1, 3, 1));
+        assert_eq!(choose([good(3, 1), good(2, 2)]), chosen(1, 3, 0));
+        assert_eq!(choose([good(3, 1), good(4, 2)]), chosen(2, 4, 1));
         assert!(choose([good(3, 1), good(3, 2)]).is_err());
         assert!(choose([torn(), torn()]).is_err());
     }

@@ -166,7 +166,8 @@ impl<B: ReadDisk> Overlay<B> {
         let mut bitmap = self.bitmap.write().unwrap_or_else(PoisonError::into_inner);
         // Only the first and the last granule can be covered in part.
         for number in [granules.start, granules.end - 1] {
-            let whole = ByteRange { start: number * granule, end: ((number + 1) * granule).min(self.header.size_bytes) };
+            let whole =
+                ByteRange { start: number * granule, end: ((number + 1) * granule).min(self.header.size_bytes) };
             if !bitmap.has(number) && !range.contains(whole) {
                 self.copy_up(whole)?;
                 bitmap.set(number..number + 1);
@@ -343,8 +344,8 @@ fn read_bitmap(file: &File, header: &Header, path: &Path) -> io::Result<Bitmap> 
                     .map_err(|e| at(path, "cannot read the overlay's bitmap", &e))?;
                 *found = layout::decode_slot(&page);
             }
-            if let Some((bits, generation, slot)) = layout::choose(slots).map_err(|e| refused(path, &e.to_string()))? {
-                bitmap.load(number, bits, generation, slot);
+            if let Some(page) = layout::choose(slots).map_err(|e| refused(path, &e.to_string()))? {
+                bitmap.load(number, page.bits, page.generation, page.slot);
             }
             next = number + 1;
         }

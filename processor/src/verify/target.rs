@@ -136,7 +136,10 @@ fn journal(
             Ok(None) => break,
             Err(unfinished) => {
                 if unfinished.is_some() && at >= position.undo_end {
-                    report.note(files::path_of(&dir.undo(), at).display(), "a batch that was never finished, or is being written: no image was touched for it");
+                    report.note(
+                        files::path_of(&dir.undo(), at).display(),
+                        "a batch that was never finished, or is being written: no image was touched for it",
+                    );
                 } else if let Some(what) = unfinished {
                     report.damage(format!("{} at journal offset {at}", dir.undo().display()), what);
                 }
@@ -194,7 +197,11 @@ fn ranges(dir: &GroupDir, origin: &Origin, at: u64, index: &Index, report: &mut 
         disk.is_none_or(|disk| entry.record.range().end > disk.size_bytes)
     });
     if let Some(entry) = outside {
-        let what = format!("the batch at {at} saves {} of disk {}, which is not there", entry.record.range(), entry.record.disk);
+        let what = format!(
+            "the batch at {at} saves {} of disk {}, which is not there",
+            entry.record.range(),
+            entry.record.disk
+        );
         report.damage(dir.undo().display(), what);
     }
 }

@@ -177,5 +177,8 @@ fn a_report_has_a_limit() {
     for i in 0..report::FINDINGS_MAX + 5 {
         report.damage(i, "bad");
     }
-    assert_eq!((report.findings.len(), report.more, report.damaged), (report::FINDINGS_MAX, 5, report::FINDINGS_MAX as u64 + 5));
+    assert_eq!(
+        (report.findings.len(), report.more, report.damaged),
+        (report::FINDINGS_MAX, 5, report::FINDINGS_MAX as u64 + 5)
+    );
 }

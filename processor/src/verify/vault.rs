@@ -63,7 +63,8 @@ pub async fn verify_vault(
         epoch = epoch.next();
     }
     if epoch == Epoch(1) {
-        walk.report.damage(Key::Epoch(vault.group().clone(), epoch), "the group has no epoch: nothing was ever shipped");
+        walk.report
+            .damage(Key::Epoch(vault.group().clone(), epoch), "the group has no epoch: nothing was ever shipped");
     }
     Ok(walk.report)
 }
@@ -100,7 +101,8 @@ impl Walk<'_> {
                 self.gap(epoch, &mut link, number);
                 link.number = number;
                 let Some(bytes) = self.vault.get_segment(epoch, number).await? else {
-                    self.report.damage(self.key(epoch, number), "it is listed and cannot be got (retention may be at work)");
+                    self.report
+                        .damage(self.key(epoch, number), "it is listed and cannot be got (retention may be at work)");
                     link.known = None;
                     continue;
                 };
@@ -114,7 +116,9 @@ impl Walk<'_> {
         }
         let at = Key::Epoch(self.vault.group().clone(), epoch);
         if dead > 0 {
-            let what = format!("{dead} objects lie above its cut: what a fenced source shipped too late, or more seals; they count for nothing");
+            let what = format!(
+                "{dead} objects lie above its cut: what a fenced source shipped too late, or more seals; they count for nothing"
+            );
             self.report.note(&at, what);
         }
         if link.seal.is_none() && successor.is_some() {
@@ -132,7 +136,10 @@ impl Walk<'_> {
         if link.number == SegmentNo(0) {
             self.report.note(self.key(epoch, from), format!("the segments {from} to {to} were pruned"));
         } else if link.seal.is_none() {
-            self.report.damage(self.key(epoch, from), format!("missing: the segments {from} to {to}, while {number} is there"));
+            self.report.damage(
+                self.key(epoch, from),
+                format!("missing: the segments {from} to {to}, while {number} is there"),
+            );
         }
         link.known = None;
     }

@@ -12,7 +12,9 @@ use crate::resolve::ResolveError;
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// There is no such group at the target.
-    #[error("{dir} holds nothing of group {group}: check --target and the group's name, or start farshore process for it")]
+    #[error(
+        "{dir} holds nothing of group {group}: check --target and the group's name, or start farshore process for it"
+    )]
     NoGroup {
         /// The target folder.
         dir: PathBuf,
@@ -26,7 +28,7 @@ pub enum ViewError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// A lease, an overlay or an image could not be used; the text names the file.
-    #[error("the view cannot be opened: {0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

@@ -133,7 +133,10 @@ impl ReadDisk for RawDisk {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         on_disk(offset, buf.len() as u64, self.size_bytes)?;
         self.file.read_exact_at(buf, offset).map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot read {} bytes at {offset} of {}: {e}", buf.len(), self.path.display()))
+            io::Error::new(
+                e.kind(),
+                format!("cannot read {} bytes at {offset} of {}: {e}", buf.len(), self.path.display()),
+            )
         })
     }
 

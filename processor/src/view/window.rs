@@ -15,7 +15,6 @@ use crate::target::GroupDir;
 use crate::undo::JournalReader;
 use crate::undo::journal::CONSISTENT;
 
-
 /// Looks at a position file of which both slots seem bad, as a processor may be writing it.
 const POSITION_TRIES: u32 = 5;
 const POSITION_RETRY: Duration = Duration::from_millis(20);
@@ -83,7 +82,10 @@ fn batches_for(asked: &PointSpec, named: &[Published], newest: Position) -> Opti
         }
         PointSpec::Time { through, .. } => {
             let through = *through;
-            Some(Wanted { from: last_before(&|row| row.time <= through), enough: Box::new(move |row| row.time > through) })
+            Some(Wanted {
+                from: last_before(&|row| row.time <= through),
+                enough: Box::new(move |row| row.time > through),
+            })
         }
         PointSpec::Seq { epoch, seq } => {
             let wanted = Position { epoch: epoch.unwrap_or(newest.epoch), seq: *seq };

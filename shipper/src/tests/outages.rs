@@ -1,13 +1,14 @@
 //! Vaults that fail, lose answers, and come back; a spool that fills up meanwhile.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use farshore_changelog::ids::{Epoch, Seq};
+use farshore_changelog::clock;
+use farshore_changelog::ids::{Epoch, Hash, SegmentNo, Seq};
 use farshore_changelog::op::Op;
 use farshore_changelog::ring::ShipperState;
 use farshore_vault::fault::{Fault, On};
-use farshore_vault::{FaultStore, Vault};
+use farshore_vault::{Vault, VaultError};
 
 use super::world::{World, group, wait_for};
 use crate::{ShipError, Shipper};
@@ -32,32 +33,30 @@ fn a_vault_that_is_away_is_waited_for_and_the_spool_fills_to_its_limit() {
     world.store.set_down(true);
     let shipper = world.start_with(config);
     // Content that does not compress, so that the spool's size follows the payload's.
-    let noise: Vec<u8> = (0..64).flat_map(|_| farshore_changelog::clock::nonce().repeat(1)).collect();
     let mut salt = 0_u64;
-    let mut sector = || -> Vec<u8> {
-        (0..16 * 32)
-            .flat_map(|_| {
-                salt += 1;
-                farshore_changelog::ids::Hash::of(&[&salt.to_le_bytes()[..], &noise].concat()).0
-            })
-            .collect()
+    let mut noise = || -> Vec<u8> {
+        let hashes = (0..512).flat_map(|_| {
+            salt += 1;
+            Hash::of(&salt.to_le_bytes()).0
+        });
+        hashes.collect()
     };
     let mut logged = 0;
     while world.ring.shipper_state() != ShipperState::VaultUnreachable || world.ring.spool_bytes() < 256 << 10 {
-        let (lane, payload) = (&mut world.lanes[0], sector());
+        let (lane, payload) = (&mut world.lanes[0], noise());
         assert!(logged < 2000, "the spool does not fill");
         if lane.free_payload_bytes() > 1 << 20 {
             let offset = logged % 32 * 16384;
             world.log(Op::Write, 0, offset, &payload);
             logged += 1;
         }
-        farshore_changelog::clock::sleep(Duration::from_millis(2));
+        clock::sleep(Duration::from_millis(2));
     }
     // At its limit nothing more is taken: the ring keeps it.
     for _ in 0..20 {
-        world.log(Op::Write, 0, 0, &sector());
+        world.log(Op::Write, 0, 0, &noise());
     }
-    farshore_changelog::clock::sleep(Duration::from_millis(300));
+    clock::sleep(Duration::from_millis(300));
     let full = world.ring.spool_bytes();
     assert!(full < (256 + 80) << 10, "the spool went to {full} bytes");
     assert!(world.ring.read_seq() < world.ring.next_seq());
@@ -72,10 +71,15 @@ fn a_vault_that_is_away_is_waited_for_and_the_spool_fills_to_its_limit() {
 #[test]
 fn sealing_goes_on_while_the_vault_is_slow() {
     let mut world = World::new();
-    world.store.inject(On::Put, "/log/", 1, Fault::Delay(Duration::from_millis(500)));
+    world.store.inject(On::Put, "/log/", 1, Fault::Delay(Duration::from_millis(1500)));
     let shipper = world.start();
-    world.write_some(5);
-    wait_for("segments in the spool", || world.spool_files().len() >= 2 && world.ring.read_seq() == world.ring.next_seq());
+    for segments in 1..=3 {
+        world.write_some(5);
+        wait_for("segments in the spool", || {
+            world.spool_files().len() >= segments && world.ring.read_seq() == world.ring.next_seq()
+        });
+    }
+    assert_eq!(world.ring.confirmed_seq(), Seq(0));
     world.wait_confirmed();
     shipper.stop().unwrap();
 }
@@ -100,7 +104,7 @@ fn a_folder_that_is_no_vault_is_an_error_at_first_and_waited_for_later() {
     std::fs::create_dir(&folder).unwrap();
     let mut config = world.config();
     config.vault_url = format!("file://{}", folder.display());
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let refused = Shipper::open(config.clone()).unwrap().run(&stop).unwrap_err();
     assert!(matches!(refused, ShipError::Vault(_)), "{refused}");
     assert_eq!(world.ring.shipper_state(), ShipperState::Stopped);
@@ -129,16 +133,30 @@ fn a_folder_that_is_no_vault_is_an_error_at_first_and_waited_for_later() {
         std::fs::rename(&elsewhere, &folder).unwrap();
         world.wait_confirmed();
     });
-    let newest = world.block_on(vault.group(&group()).list_segments(Epoch(1), farshore_changelog::ids::SegmentNo(1)));
+    let newest = world.block_on(vault.group(&group()).list_segments(Epoch(1), SegmentNo(1)));
     assert_eq!(newest.unwrap().len() as u64, world.state.watermark().unwrap().unwrap().number.0);
 }
 
 #[test]
 fn a_vault_of_another_version_stops_the_group() {
     let world = World::new();
-    let store = FaultStore::in_memory();
-    let other = object_store::path::Path::from("farshore-vault.json");
-    let put = object_store::ObjectStoreExt::put(&*store, &other, r#"{"format":9}"#.into());
-    world.block_on(put).unwrap();
-    assert!(world.block_on(Vault::open_store(store, "double:")).is_err());
+    std::fs::write(world.dir.path().join("farshore-vault.json"), r#"{"format":9}"#).unwrap();
+    let mut config = world.config();
+    config.vault_url = format!("file://{}", world.dir.path().display());
+    let refused = Shipper::open(config).unwrap().run(&false.into()).unwrap_err();
+    assert!(matches!(refused, ShipError::Vault(VaultError::Version { found: 9, .. })), "{refused}");
+}
+
+#[test]
+fn a_source_that_may_not_read_its_log_goes_on_after_a_lost_answer() {
+    let mut world = World::new();
+    world.store.inject(On::Get, "/log/", 100, Fault::Denied);
+    world.store.inject(On::Put, "/log/", 2, Fault::After);
+    world.write_some(5);
+    world.ship_all();
+    world.store.inject(On::Put, "/log/", 1, Fault::After);
+    world.next_epoch();
+    world.write_some(5);
+    world.ship_all();
+    assert_eq!(world.state.watermark().unwrap().unwrap().epoch, Epoch(2));
 }

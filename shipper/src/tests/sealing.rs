@@ -29,7 +29,8 @@ fn request_of_three(world: &mut World, flags: RecordFlags) -> [Slot; 3] {
 fn arrived(world: &World) -> (Vec<(u64, bool, bool)>, Seq) {
     let records = world.read_records(1);
     let flags = |r: &farshore_changelog::op::Record, flag| r.flags.has(flag);
-    let list = records.iter().map(|r| (r.seq.0, flags(r, RecordFlags::MORE), flags(r, RecordFlags::BOUNDARY))).collect();
+    let list =
+        records.iter().map(|r| (r.seq.0, flags(r, RecordFlags::MORE), flags(r, RecordFlags::BOUNDARY))).collect();
     (list, world.read_back(1).last().unwrap().index().head().last_seq)
 }
 
@@ -94,7 +95,7 @@ fn seqs_without_a_record_are_covered_when_the_shipper_stops() {
 fn what_was_overwritten_before_a_flush_is_not_shipped() {
     let mut world = World::new();
     for i in 0..20 {
-        world.log(Op::Write, 0, 0, &[i; 4096]);
+        world.log(Op::Write, 0, 0, &[i; 512]);
     }
     world.log_flagged(Op::Flush, RecordFlags::NONE, 0, 0, 0, &[]);
     world.ship_all();

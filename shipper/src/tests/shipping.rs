@@ -105,7 +105,9 @@ fn everything_arrives_once_and_in_order_with_the_right_content_at_every_boundary
 fn the_epoch_is_opened_before_anything_is_shipped_and_says_so_at_once() {
     let world = World::new();
     let shipper = world.start();
-    wait_for("the first heartbeat", || world.ring.shipper_state() == ShipperState::Shipping && world.read_back(1).len() == 1);
+    wait_for("the first heartbeat", || {
+        world.ring.shipper_state() == ShipperState::Shipping && world.read_back(1).len() == 1
+    });
     wait_for("the note", || world.state.epoch().unwrap().unwrap().opened);
     let (object, _) = world.block_on(world.group_vault().get_epoch(Epoch(1))).unwrap().unwrap();
     assert_eq!(object, world.state.epoch().unwrap().unwrap().object());

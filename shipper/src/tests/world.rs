@@ -73,20 +73,21 @@ fn ring_spec(epoch: u64) -> RingSpec {
 impl World {
     /// In its first epoch, which is noted and not opened.
     pub fn new() -> Self {
-        Self::over(FaultStore::in_memory())
+        Self::over(tempfile::tempdir().unwrap(), FaultStore::in_memory())
     }
 
     /// With the vault in a folder.
     pub fn on_folder() -> Self {
-        let folder = tempfile::tempdir().unwrap().keep();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("store");
+        std::fs::create_dir(&folder).unwrap();
         let local = object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap();
-        Self::over(FaultStore::new(Arc::new(local)))
+        Self::over(dir, FaultStore::new(Arc::new(local)))
     }
 
-    fn over(store: Arc<FaultStore>) -> Self {
+    fn over(dir: tempfile::TempDir, store: Arc<FaultStore>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let vault = runtime.block_on(Vault::init_store(store.clone(), "double:")).unwrap();
-        let dir = tempfile::tempdir().unwrap();
         let state = SourceState::new(dir.path());
         state.set_epoch(&noted(1)).unwrap();
         let (ring, lanes) = make_ring(&dir.path().join("ring"), 1);
@@ -227,7 +228,10 @@ impl World {
 
     /// Every log record of an epoch in the vault.
     pub fn read_records(&self, epoch: u64) -> Vec<farshore_changelog::op::Record> {
-        self.read_back(epoch).iter().flat_map(|s| s.index().records().iter().map(|r| r.record).collect::<Vec<_>>()).collect()
+        self.read_back(epoch)
+            .iter()
+            .flat_map(|s| s.index().records().iter().map(|r| r.record).collect::<Vec<_>>())
+            .collect()
     }
 
     pub fn put_raw(&self, epoch: u64, number: u64, bytes: Bytes) {

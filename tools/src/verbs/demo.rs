@@ -16,7 +16,7 @@ use crate::agent::control::{self, Ask, Marked, Reply};
 use crate::demo::load::{self, Shared};
 use crate::demo::site::{DISK, GROUP, POINT_INTERVAL, Site, digest, digest_file};
 use crate::demo::watch::{View, look};
-use crate::output::{Output, table};
+use crate::output::Output;
 use crate::units::{show_bytes, show_duration};
 
 /// How often the view is drawn anew.
@@ -197,7 +197,8 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 fn tell(s: &Summary, dir: &Path) -> String {
-    let mut table = table(["", ""]);
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
     let seconds = |s: f64| show_duration(Duration::from_secs_f64(s));
     let equal = |e: bool| if e { "equal, byte by byte" } else { "DIFFERENT" };
     table.add_row(["written by the load".to_owned(), format!("{} in {} writes", show_bytes(s.written_bytes), s.writes)]);

@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
-use farshore_changelog::ring;
+use farshore_changelog::{clock, ring};
 use farshore_shipper::{Shipper, ShipperConfig};
 
 use crate::config::Config;
 use crate::failure::Next;
 use crate::stop;
+
+/// How long the shipper of a killed agent is waited for: longer than it drains.
+const PREDECESSOR_MAX: Duration = Duration::from_secs(30);
 
 /// Arguments of `ship`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.child {
         stop_at_end_of_input(Arc::clone(&stop))?;
     }
+    if args.child {
+        wait_for_predecessor(&config, &stop)?;
+    }
     let shipper = Shipper::open(ShipperConfig {
         group: config.group.clone(),
         ring_path: ring::path_in(&config.ring_dir, &config.group),
@@ -46,6 +53,15 @@ pub fn run(args: &Args) -> Result<()> {
     })
     .next(format!("`farshore status {}` shows the group's state", config.path.display()))?;
     Ok(shipper.run(&stop)?)
+}
+
+/// The shipper of an agent that was killed drains before it ends; this one goes on then.
+fn wait_for_predecessor(config: &Config, stop: &AtomicBool) -> Result<()> {
+    let until = clock::mono() + PREDECESSOR_MAX;
+    while farshore_shipper::is_running(&config.state_dir)? && clock::mono() < until && !stop.load(Ordering::Acquire) {
+        clock::sleep(stop::POLL);
+    }
+    Ok(())
 }
 
 fn stop_at_end_of_input(stop: Arc<AtomicBool>) -> Result<()> {

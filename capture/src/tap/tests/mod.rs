@@ -1,6 +1,7 @@
 //! Taps on real files, with a real ring and a real consumer, driven by a small loop over a real engine.
 
 mod faults;
+mod faulty;
 mod random;
 mod requests;
 mod resync;
@@ -16,9 +17,10 @@ use farshore_changelog::ring::{Consumer, Ring, RingSpec, boot_id};
 use tempfile::TempDir;
 
 use super::*;
-use crate::engine::{EngineKind, Token, Wake, open};
+use crate::engine::{EngineKind, open};
 use crate::regions::{REGION_BYTES_MIN, RegionMap};
 use crate::resync::ResyncProgress;
+use faulty::{Fault, Faulty};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -43,81 +45,6 @@ impl Rng {
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
-}
-
-/// What happens to an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    /// It fails and was not done.
-    Before(i32),
-    /// It was done and fails all the same.
-    After(i32),
-    /// Half of it is done.
-    Short,
-    /// It never completes.
-    Swallow,
-}
-
-type Faults = Rc<RefCell<dyn FnMut(&Io) -> Fault>>;
-
-/// An engine that lets a test spoil operations.
-struct Faulty {
-    inner: Box<dyn Engine>,
-    faults: Faults,
-    ended: Vec<Completion>,
-    spoiled: HashMap<Token, i32>,
-    swallowed: Vec<Io>,
-}
-
-impl Engine for Faulty {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn push(&mut self, token: Token, mut io: Io) {
-        match (self.faults.borrow_mut())(&io) {
-            Fault::None => {}
-            Fault::Before(errno) => {
-                let result = Err(os_error(errno));
-                return self.ended.push(Completion { token, result, pieces: io.into_pieces() });
-            }
-            Fault::After(errno) => {
-                self.spoiled.insert(token, errno);
-            }
-            Fault::Short => {
-                if let Io::Write { piece, .. } | Io::Read { piece, .. } = &mut io {
-                    piece.range.end = piece.range.start + align_half(piece.len());
-                }
-            }
-            Fault::Swallow => return self.swallowed.push(io),
-        }
-        self.inner.push(token, io);
-    }
-
-    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
-        let timeout = if self.ended.is_empty() { timeout } else { Some(Duration::ZERO) };
-        self.inner.wait(timeout, done)?;
-        done.append(&mut self.ended);
-        for completion in done {
-            if let Some(errno) = self.spoiled.remove(&completion.token) {
-                completion.result = Err(os_error(errno));
-            }
-        }
-        Ok(())
-    }
-
-    fn waker(&self) -> Arc<dyn Wake> {
-        self.inner.waker()
-    }
-
-    fn in_flight(&self) -> usize {
-        self.inner.in_flight() + self.ended.len()
-    }
-}
-
-fn align_half(len: usize) -> usize {
-    (len / 2).next_multiple_of(512).min(len)
 }
 
 /// How a test's world is made.
@@ -207,14 +134,7 @@ impl World {
         }
         let ring_path = dir.path().join("ring");
         let ring = Ring::create(&ring_path, &ring_spec(&disks, plan.lanes, plan.lane_bytes)).unwrap();
-        let faults: Faults = Rc::new(RefCell::new(|_: &Io| Fault::None));
-        let engine = Faulty {
-            inner: open(plan.kind).unwrap().0,
-            faults,
-            ended: Vec::new(),
-            spoiled: HashMap::new(),
-            swallowed: Vec::new(),
-        };
+        let engine = Faulty::new(open(plan.kind).unwrap().0);
         let logs: Vec<_> = (0..plan.lanes).map(|lane| Rc::new(RefCell::new(LaneLog::new(&ring, lane)))).collect();
         let progress = Arc::new(ResyncProgress::default());
         let images = disks.iter().map(|disk| vec![0; disk.size_bytes() as usize]).collect();
@@ -259,7 +179,7 @@ impl World {
     }
 
     fn faults(&mut self, faults: impl FnMut(&Io) -> Fault + 'static) {
-        self.engine.faults = Rc::new(RefCell::new(faults));
+        self.engine.faults = Box::new(faults);
     }
 
     fn id(&mut self) -> RequestId {

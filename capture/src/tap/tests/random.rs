@@ -166,7 +166,7 @@ fn one_request_at_a_time_does_what_was_asked() {
                     }
                     _ => {
                         load.rng.fill(&mut model[range.clone()]);
-                        world.write(0, offset, &model[range].to_vec(), false).unwrap()
+                        world.write(0, offset, &model[range], false).unwrap()
                     }
                 };
                 assert_eq!(world.errno(id), 0);

@@ -193,6 +193,7 @@ fn a_large_request_is_not_overtaken_for_ever() {
 fn slots_run_out_too() {
     let mut world = world();
     let ids: Vec<_> = (0..100).map(|_| world.submit(0, Request::Flush, None)).collect();
+    world.turn_until("those with a slot", |w| w.answers.len() >= 64);
     for _ in 0..10 {
         world.turn();
     }
@@ -261,4 +262,10 @@ fn marks_are_in_the_order() {
     world.assert_log_is_disk();
     assert_eq!(seq, Seq(2));
     assert_eq!(world.records.iter().map(|r| r.op).collect::<Vec<_>>(), [Op::Write, Op::Mark, Op::Write]);
+}
+
+#[test]
+fn what_goes_to_a_lane_thread_can_go_there() {
+    fn goes<T: Send>() {}
+    goes::<(LaneLog, SourceDisk, Repair, Arc<DiskState>)>();
 }

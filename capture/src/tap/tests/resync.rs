@@ -167,9 +167,7 @@ fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
         repair: Some(Repair::new(map, Arc::clone(&progress), false)),
         state: Arc::clone(&state),
     });
-    let faults: Faults = Rc::new(RefCell::new(|_: &Io| Fault::None));
-    let inner = open(EngineKind::Auto).unwrap().0;
-    let engine = Faulty { inner, faults, ended: Vec::new(), spoiled: HashMap::new(), swallowed: Vec::new() };
+    let engine = Faulty::new(open(EngineKind::Auto).unwrap().0);
     let (records, answers) = (Vec::new(), HashMap::new());
     let mut world = World {
         dir,

@@ -243,7 +243,9 @@ fn a_damaged_undo_block_is_an_error_and_never_wrong_data() {
     let tmp = tempfile::tempdir().unwrap();
     let mut world = World::new(tmp.path());
     let noise = |seed: u64| -> Vec<Act> {
-        (0..64).map(|i| Act { op: Op::Write, disk: 0, offset: i * 4096, len: 4096, byte: (i * 7 + seed) as u8 }).collect()
+        (0..64)
+            .map(|i| Act { op: Op::Write, disk: 0, offset: i * 4096, len: 4096, byte: (i * 7 + seed) as u8 })
+            .collect()
     };
     world.segment(&noise(1), None);
     world.segment(&noise(2), None);
@@ -323,7 +325,12 @@ fn a_seq_inside_a_resync_gives_the_position_before_it() {
             }
             let segment = source.segment();
             let index = segment.index();
-            for batch in crate::batch::cut(index.head(), index.records(), &replay.position().clone(), std::time::Duration::from_secs(60)) {
+            for batch in crate::batch::cut(
+                index.head(),
+                index.records(),
+                &replay.position().clone(),
+                std::time::Duration::from_secs(60),
+            ) {
                 crate::apply::apply(&mut replay, &segment, &batch, "key").unwrap();
             }
         }

@@ -37,7 +37,6 @@ pub type Disks = Vec<Vec<u8>>;
 pub struct Snapshot {
     pub position: Position,
     pub undo_end: u64,
-    pub consistent: bool,
     pub disks: Disks,
 }
 
@@ -96,7 +95,8 @@ impl World {
         loop {
             let mut replay = self.replay.take().unwrap();
             let index = segment.index();
-            let applied = replay.position().number == index.head().number && replay.position().seq == index.head().last_seq;
+            let applied =
+                replay.position().number == index.head().number && replay.position().seq == index.head().last_seq;
             if applied {
                 self.replay = Some(replay);
                 return;
@@ -124,7 +124,6 @@ impl World {
                 self.snapshots.push(Snapshot {
                     position: at.position(),
                     undo_end: at.undo_end,
-                    consistent: at.consistent.position == at.position(),
                     disks: self.model.clone(),
                 });
             }
@@ -188,7 +187,9 @@ impl World {
             let payload: Vec<u8> = match act.op {
                 Op::Write | Op::ResyncWrite => vec![act.byte; act.len as usize],
                 Op::Mark => b"mark".to_vec(),
-                Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncBegin | Op::ResyncZeroes | Op::ResyncEnd => Vec::new(),
+                Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncBegin | Op::ResyncZeroes | Op::ResyncEnd => {
+                    Vec::new()
+                }
             };
             let of_group = matches!(act.op, Op::Mark | Op::ResyncBegin | Op::ResyncEnd);
             let boundary = of_group || act.op == Op::Flush;
