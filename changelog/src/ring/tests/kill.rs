@@ -14,7 +14,7 @@ use crate::clock;
 /// Names the ring to the child; the test runs itself again as its own child.
 const CHILD: &str = "FARSHORE_TEST_RING";
 const NAME: &str = "ring::tests::kill::what_a_killed_process_committed_is_there";
-const KILLS: u64 = 25;
+const KILLS: u64 = 15;
 const LANES: u32 = 2;
 /// A child whose parent has died ends by itself after this.
 const CHILD_LIFE_MAX: Duration = Duration::from_secs(30);

@@ -287,7 +287,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
     #[test]
     fn the_ring_keeps_what_the_model_keeps(steps in prop::collection::vec(any_step(), 1..700)) {
         let mut world = World::new();
