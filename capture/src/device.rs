@@ -157,6 +157,11 @@ pub trait Device {
     /// No request will come any more: begin no further work of its own (resync), so that [`Device::busy`] falls to 0.
     fn stop(&mut self) {}
 
+    /// Whether requests that it has taken wait for the memory that [`Device::payload`] hands out.
+    fn waits_for_room(&self) -> bool {
+        false
+    }
+
     /// Requests in flight, its own background work included; a lane stops only once it is 0.
     fn busy(&self) -> usize;
 }

@@ -50,12 +50,27 @@ pub struct ResyncStatus {
 }
 
 impl ResyncProgress {
+    /// Of a group whose ring goes on: `ended` is the ring's word on its newest `resync end` ([`Ring::resync_end`]).
+    ///
+    /// [`Ring::resync_end`]: farshore_changelog::ring::Ring::resync_end
+    #[must_use]
+    pub fn resumed(ended: Option<Seq>) -> Self {
+        Self { inner: Mutex::new(Inner { ended, ..Inner::default() }) }
+    }
+
+    /// The newest `resync end` of a log that goes on: regions lost before it need no copy, only its confirmation.
+    pub(crate) fn ended(&self) -> Option<Seq> {
+        self.inner().ended
+    }
+
     /// Regions became lost, `bytes` in all. Puts `resync begin` when none is open and the ring has room for it; else a later
     /// tick of any tap does.
     pub fn lost(&self, log: &mut LaneLog, regions: u64, bytes: u64) {
         let mut inner = self.inner();
         inner.left_regions += regions;
         inner.left_bytes += bytes;
+        // Before the lost bit is durable: a process that starts anew must not take the region for a copied one.
+        log.ring().set_resync_end(None);
         inner.advance(log);
     }
 
@@ -111,6 +126,9 @@ impl Inner {
             let end = log.announce(Op::ResyncEnd, 0);
             self.begun = end.is_none();
             self.ended = end.or(self.ended);
+            if end.is_some() {
+                log.ring().set_resync_end(end);
+            }
         }
     }
 }

@@ -238,7 +238,7 @@ fn check_origin(vault: &Vault, request: &Request, dir: &GroupDir) -> Result<(), 
 
 /// One failover of a group at a time.
 fn lock(dir: &GroupDir) -> Result<std::fs::File, FailoverError> {
-    let folder = dir.root().join("overlay");
+    let folder = dir.overlays();
     crashsafe::create_dir_all(&folder)?;
     let path = folder.join("lock");
     crashsafe::lock_file(&path).map_err(|e| match e.kind() {

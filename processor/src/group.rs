@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
-use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
+use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
 use farshore_changelog::segment::{Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::keys::Key;
@@ -28,6 +28,8 @@ use crate::vault_retention::LogPruner;
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// Retention runs this often, and after each new point.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// The vault's log is pruned this often: it takes a listing.
+const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// `status.json` is written no more often than this while replay goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// `status.json` is written this often at least.
@@ -68,8 +70,8 @@ pub struct GroupTask {
     last_retention: Option<Instant>,
     /// Points at the last retention.
     retained: usize,
-    /// What the vault was pruned for.
-    log_pruned: Option<Position>,
+    /// When the vault was last pruned of all that it could be.
+    log_pruned: Option<Instant>,
     last_status: Option<(Instant, GroupStatus)>,
 }
 
@@ -307,10 +309,12 @@ impl GroupTask {
         let needed = prune_target(replay, &self.group, &policy, clock::wall())?;
         self.last_retention = Some(now);
         self.retained = replay.points().len();
-        if self.log_pruned != Some(needed) {
+        if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {
             let current = (replay.position().epoch, replay.position().number);
-            match self.fetcher.block_on(self.pruner.prune(needed, current)) {
-                Ok(done) => self.log_pruned = done.then_some(needed),
+            let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
+            let before = UnixMicros(clock::wall().0.saturating_sub(retention));
+            match self.fetcher.block_on(self.pruner.prune(needed, before, current)) {
+                Ok(done) => self.log_pruned = done.then_some(now),
                 Err(e) => {
                     let error = GroupError::from(e).full_text();
                     tracing::warn!(group = %self.group, error, "segments are not pruned from the vault this time");

@@ -1,14 +1,15 @@
 //! Leases: what a view still needs of the undo journal is not pruned under it.
 //!
-//! `leases/<id>` holds a journal offset (8 bytes) and an exclusive flock of the process that needs it: when the process
-//! dies the kernel drops the lock, and whoever looks next sweeps the file. A failed-over VM needs its point with or without
+//! `leases/<offset>-<id>` bears a journal offset in its name and an exclusive flock of the process that needs it: when the
+//! process dies the kernel drops the lock, and whoever looks next sweeps the file. It is empty, so that a point can be attached
+//! on a full disk. A failed-over VM needs its point with or without
 //! a process, so `overlay/<name>/failover.json` counts as a lease that does not die.
 //!
 //! The `leases` folder itself is flocked, shared while a lease is placed and exclusively while retention decides and
 //! deletes ([`freeze`]), so that no lease can be placed between the look and the deletion.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,12 +69,12 @@ impl Drop for Lease {
     }
 }
 
-/// Writes and locks the file under a hidden name first, so that a lease never stands there unlocked or empty.
+/// Locks the file under a hidden name first, so that a lease never stands there unlocked.
 fn place(folder: &Path, offset: u64) -> io::Result<Option<Lease>> {
     let id: String = clock::nonce().iter().map(|b| format!("{b:02x}")).collect();
     let hidden = folder.join(format!(".{id}"));
-    let path = folder.join(&id);
-    let mut file = OpenOptions::new()
+    let path = folder.join(format!("{offset:020}-{id}"));
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
@@ -85,7 +86,6 @@ fn place(folder: &Path, offset: u64) -> io::Result<Option<Lease>> {
         Err(TryLockError::WouldBlock) => return Ok(None), // a sweeper came in between and removes it
         Err(TryLockError::Error(e)) => return Err(at(&hidden, "cannot lock the lease", &e)),
     }
-    file.write_all(&offset.to_le_bytes()).map_err(|e| at(&hidden, "cannot write the lease", &e))?;
     match std::fs::rename(&hidden, &path) {
         Ok(()) => Ok(Some(Lease { path, offset, _locked: file })),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None), // swept before the lock
@@ -122,7 +122,7 @@ pub fn oldest_needed(dir: &Path) -> io::Result<Option<u64>> {
 
 /// One lease: its offset while its process lives; a dead one is removed.
 fn look(path: &Path) -> io::Result<Option<u64>> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None), // given back meanwhile
         Err(e) => return Err(at(path, "cannot open the lease", &e)),
@@ -137,12 +137,13 @@ fn look(path: &Path) -> io::Result<Option<u64>> {
             Ok(None)
         }
         Err(TryLockError::WouldBlock) => {
-            let mut bytes = [0; 8];
-            if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if name.starts_with('.') {
                 return Ok(None); // being placed: whoever holds the folder exclusively never sees one
             }
-            file.read_exact(&mut bytes).map_err(|e| at(path, "cannot read the lease", &e))?;
-            Ok(Some(u64::from_le_bytes(bytes)))
+            let offset = name.split_once('-').and_then(|(offset, _)| offset.parse().ok());
+            let nameless = || io::Error::new(io::ErrorKind::InvalidData, "its name bears no journal offset");
+            offset.map(Some).ok_or_else(|| at(path, "cannot read the lease", &nameless()))
         }
         Err(TryLockError::Error(e)) => Err(at(path, "cannot lock the lease", &e)),
     }

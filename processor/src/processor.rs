@@ -29,7 +29,7 @@ pub const GROUPS_MAX: usize = 10_000;
 pub const POINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Time between two looks for a new segment unless the config says otherwise.
 pub const POLL: Duration = Duration::from_millis(500);
-/// Time between two looks for new groups.
+/// Time between two looks for new groups; as long as there is none, the vault is looked at as often as for segments.
 const DISCOVER_EVERY: Duration = Duration::from_secs(5);
 /// Time until a vault that does not answer is asked again.
 const VAULT_AWAY_WAIT: Duration = Duration::from_secs(5);
@@ -225,7 +225,8 @@ impl Processor {
             }
             Err(e) => tracing::warn!(error = %e, "the groups of the vault cannot be listed, trying again"),
         }
-        Some((clock::mono() + DISCOVER_EVERY, Job::Discover))
+        let pause = if board.lock().known.is_empty() { self.config.poll } else { DISCOVER_EVERY };
+        Some((clock::mono() + pause, Job::Discover))
     }
 }
 

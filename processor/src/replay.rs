@@ -55,7 +55,10 @@ impl Replay {
     ) -> Result<Self, GroupError> {
         let disks = chain::target_disks(epoch)
             .map_err(|what| GroupError::Refused { at: epoch.key().to_string(), what })?;
-        crashsafe::create_dir_all(dir.root()).map_err(TargetError::io("create", dir.root()))?;
+        // Leases and overlays too: on the day a full disk must not keep a point from being attached.
+        for folder in [dir.root().to_path_buf(), dir.leases(), dir.overlays()] {
+            crashsafe::create_dir_all(&folder).map_err(TargetError::io("create", &folder))?;
+        }
         let lock = dir.take_lock()?;
         let _there = Origin::read(dir)?.map(|origin| check_vault(dir, &origin, vault)).transpose()?;
         let tables = vec![DiskTable { from_epoch: epoch.epoch, disks: disks.clone() }];

@@ -80,10 +80,16 @@ impl GroupDir {
         self.root.join("leases")
     }
 
+    /// `overlay`: what VMs wrote over points.
+    #[must_use]
+    pub fn overlays(&self) -> PathBuf {
+        self.root.join("overlay")
+    }
+
     /// `overlay/<name>`: what a failed-over VM wrote.
     #[must_use]
     pub fn overlay(&self, name: &str) -> PathBuf {
-        self.root.join("overlay").join(name)
+        self.overlays().join(name)
     }
 
     /// `status.json`: what the processor last said about the group, see [`crate::status`].

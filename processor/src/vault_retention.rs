@@ -1,4 +1,5 @@
-//! Removes segments from the vault that no remaining point needs. Only up to the watermark that the source noted, never
+//! Removes segments from the vault that no remaining point needs and that are older than the retention: within it any target
+//! can be rebuilt from them. Only up to the watermark that the source noted, never
 //! epochs nor seals: the walk to an epoch's first seal begins above the watermark.
 
 use std::collections::BTreeMap;
@@ -6,6 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, Position, SegmentNo, Seq};
 use farshore_changelog::segment::{Index, Kind, SegmentHead};
+use farshore_changelog::units::UnixMicros;
 use farshore_vault::{GroupVault, VaultError};
 
 /// Segments removed in one go, so that a group is not kept from replaying for long.
@@ -21,6 +23,13 @@ const KNOWN_MAX: usize = 200_000;
 struct Known {
     last_seq: Seq,
     watermark: SegmentNo,
+    created: UnixMicros,
+}
+
+impl Known {
+    fn of(head: &SegmentHead) -> Self {
+        Self { last_seq: head.last_seq, watermark: head.watermark, created: head.created }
+    }
 }
 
 /// Prunes one group's log.
@@ -42,19 +51,23 @@ impl LogPruner {
 
     /// Remembers a log segment that was applied.
     pub fn applied(&mut self, head: &SegmentHead) {
-        let known = Known { last_seq: head.last_seq, watermark: head.watermark };
-        self.known.insert((head.epoch, head.number), known);
+        self.known.insert((head.epoch, head.number), Known::of(head));
         while self.known.len() > KNOWN_MAX {
             self.known.pop_first();
         }
     }
 
-    /// Removes what lies wholly at or before `needed`, up to the watermark, and before segment `current` of its epoch.
-    /// Gives whether all of it is gone: how much is removed at once is limited.
+    /// Removes what lies wholly at or before `needed` and was sealed before `before`, up to the watermark, and before segment
+    /// `current` of its epoch. Gives whether all of it is gone: how much is removed at once is limited.
     ///
     /// # Errors
     /// That of the vault: nothing is lost by trying again later.
-    pub async fn prune(&mut self, needed: Position, current: (Epoch, SegmentNo)) -> Result<bool, VaultError> {
+    pub async fn prune(
+        &mut self,
+        needed: Position,
+        before: UnixMicros,
+        current: (Epoch, SegmentNo),
+    ) -> Result<bool, VaultError> {
         let mut removed = 0;
         let mut epoch = self.oldest;
         while epoch <= needed.epoch && removed < DELETES_MAX {
@@ -65,11 +78,11 @@ impl LogPruner {
                 upto = upto.min(SegmentNo(current.1.0.saturating_sub(1)));
             }
             let mut candidates = &numbers[..numbers.partition_point(|number| *number <= upto)];
-            if epoch == needed.epoch {
-                candidates = &candidates[..self.ended_by(epoch, candidates, needed.seq).await?];
-            } else if candidates.is_empty() {
+            if candidates.is_empty() && epoch < needed.epoch {
                 self.oldest = epoch.next();
             }
+            let seq = if epoch == needed.epoch { needed.seq } else { Seq(u64::MAX) };
+            candidates = &candidates[..self.ended_by(epoch, candidates, seq, before).await?];
             for number in candidates.iter().take(DELETES_MAX - removed) {
                 self.vault.delete_segment(epoch, *number).await?;
                 self.known.remove(&(epoch, *number));
@@ -93,13 +106,19 @@ impl LogPruner {
         Ok(SegmentNo(0))
     }
 
-    /// How many of `numbers`, which are in order, end at or before `seq`.
-    async fn ended_by(&mut self, epoch: Epoch, numbers: &[SegmentNo], seq: Seq) -> Result<usize, VaultError> {
+    /// How many of `numbers`, which are in order, end at or before `seq` and were sealed before `before`.
+    async fn ended_by(
+        &mut self,
+        epoch: Epoch,
+        numbers: &[SegmentNo],
+        seq: Seq,
+        before: UnixMicros,
+    ) -> Result<usize, VaultError> {
         let (mut low, mut high) = (0, numbers.len());
         while low < high {
             let middle = low + (high - low) / 2;
             match self.head(epoch, numbers[middle]).await? {
-                Some(known) if known.last_seq <= seq => low = middle + 1,
+                Some(known) if known.last_seq <= seq && known.created < before => low = middle + 1,
                 Some(_) | None => high = middle,
             }
         }
@@ -119,6 +138,6 @@ impl LogPruner {
         if let Some(head) = &known {
             self.applied(head);
         }
-        Ok(known.map(|head| Known { last_seq: head.last_seq, watermark: head.watermark }))
+        Ok(known.as_ref().map(Known::of))
     }
 }

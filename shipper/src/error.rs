@@ -50,7 +50,7 @@ pub enum ShipError {
     /// The ring has given up records that are neither in the spool nor in the vault.
     #[error(
         "records up to seq {released} were released from the ring, and spool and vault hold only those up to {known}: the spool \
-         was lost, the group needs its next epoch"
+         was lost. `farshore enable --adopt CONFIG` begins the next epoch, which copies every disk again"
     )]
     SpoolLost {
         /// What the ring says was released.

@@ -190,6 +190,14 @@ impl SourceState {
         write(&self.path("fenced.json"), fenced)
     }
 
+    /// Forgets that the group was another's: somebody has decided that this source begins the next epoch.
+    ///
+    /// # Errors
+    /// [`ShipError::Io`].
+    pub fn forget_fence(&self) -> Result<(), ShipError> {
+        crashsafe::remove(&self.path("fenced.json")).map_err(ShipError::io("forget that the group was fenced"))
+    }
+
     /// A file of the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

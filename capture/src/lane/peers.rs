@@ -92,6 +92,11 @@ impl<D: Device> Lane<D> {
         }
     }
 
+    /// Whether a connection or a request of any disk waits for memory.
+    fn crowded(&self) -> bool {
+        self.disks.iter().any(|d| !d.waiting.is_empty() || d.device.waits_for_room())
+    }
+
     /// Lets waiting connections ask their device for memory again, first come, first served.
     pub(super) fn hand_out_room(&mut self) {
         for disk in &mut self.disks {
@@ -159,10 +164,15 @@ impl<D: Device> Lane<D> {
 
     /// Ends negotiations that last too long, and incomplete payloads that keep memory from others.
     pub(super) fn sweep(&mut self, now: Instant) {
+        if self.sweep_at.is_none() && self.crowded() {
+            self.sweep_at = Some(now + SWEEP);
+        }
         if self.sweep_at.is_none_or(|at| now < at) {
             return;
         }
-        let mut again = self.disks.iter().any(|d| !d.waiting.is_empty());
+        // The devices of a lane may share their memory, as the taps of a ring's lane do.
+        let crowded = self.crowded();
+        let mut again = crowded;
         for (key, Peer { socket, stage, .. }) in &mut self.peers {
             let expired = match stage {
                 Stage::Greeting(greeting, _) => {
@@ -170,7 +180,6 @@ impl<D: Device> Lane<D> {
                     now >= greeting.deadline()
                 }
                 Stage::Serving(conn) => {
-                    let crowded = !self.disks[conn.device].waiting.is_empty();
                     crowded && conn.incomplete_since().is_some_and(|since| now >= since + PAYLOAD_STALL_MAX)
                 }
             };

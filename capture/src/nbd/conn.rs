@@ -25,8 +25,8 @@ pub const BYTES_PER_CONNECTION_MAX: u64 = 64 << 20;
 /// Longest payload that is received and thrown away so that an error can be answered; before a longer one the connection
 /// is cut. The text names 32 MiB as what no server should take for an attack.
 pub const DRAIN_MAX_BYTES: u32 = 64 << 20;
-/// How long a payload may be incomplete while another connection waits for the device's memory.
-pub const PAYLOAD_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a payload may be incomplete while others wait for its lane's memory.
+pub const PAYLOAD_STALL_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes thrown away at a time.
 const DRAIN_BUFFER_BYTES: usize = 64 << 10;

@@ -52,12 +52,13 @@ pub struct Repair {
 }
 
 impl Repair {
-    /// `map` is the disk's, `progress` the group's; the lost regions of the map have been counted there
-    /// ([`ResyncProgress::lost`]). With `skip_holes`, a lost region without any data leaves no record: only in the process that
+    /// `map` is the disk's, `progress` the group's. Either `progress` was resumed after a `resync end`: then the map's lost
+    /// regions are in the log and wait for its confirmation. Or they have been counted there ([`ResyncProgress::lost`]). With `skip_holes`, a lost region without any data leaves no record: only in the process that
     /// began an epoch for target images created empty.
     #[must_use]
     pub fn new(map: RegionMap, progress: Arc<ResyncProgress>, skip_holes: bool) -> Self {
-        Self {
+        let ended = progress.ended();
+        let mut repair = Self {
             map,
             progress,
             skip_holes,
@@ -73,7 +74,12 @@ impl Repair {
             uncovered: Vec::new(),
             failed: false,
             clear_at: clock::mono(),
+        };
+        if ended.is_some() {
+            let lost = std::iter::successors(repair.map.next_lost(0), |last| repair.map.next_lost(last + 1));
+            lost.collect::<Vec<_>>().into_iter().for_each(|region| repair.note_copied(region, ended));
         }
+        repair
     }
 
     /// Notes a region as lost. Gives its bytes when it has to be copied (again) and was not counted for that.

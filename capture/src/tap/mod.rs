@@ -310,6 +310,10 @@ impl Device for Tap {
         due.map(|due| due.min(TICK))
     }
 
+    fn waits_for_room(&self) -> bool {
+        self.short_of_room()
+    }
+
     fn stop(&mut self) {
         self.stopping = true;
     }

@@ -283,6 +283,18 @@ impl Ring {
         self.header().spool_bytes.store(bytes, Release);
     }
 
+    /// The newest `resync end`, when no region was lost since: every lost bit that a dirty map still has is of a region whose
+    /// records lie in the log up to it. `None` while a resync is open or none has ended.
+    #[must_use]
+    pub fn resync_end(&self) -> Option<Seq> {
+        Some(Seq(self.header().resync_end.load(Acquire))).filter(|seq| *seq > Seq(0))
+    }
+
+    /// Notes the newest `resync end`; `None` before a region becomes lost.
+    pub fn set_resync_end(&self, end: Option<Seq>) {
+        self.header().resync_end.store(end.unwrap_or_default().0, Release);
+    }
+
     fn header(&self) -> &HeaderWords {
         self.0.map.header()
     }

@@ -19,7 +19,7 @@ impl PointView {
     /// # Errors
     /// [`ViewError::Io`] when an overlay cannot be made.
     pub fn private_disks(self: &Arc<Self>) -> Result<Vec<ViewDisk>, ViewError> {
-        let folder = self.dir().root().join("overlay");
+        let folder = self.dir().overlays();
         let over = |disk: PointDisk| {
             let header = self.header(&disk);
             Overlay::private(disk, header, &folder)

@@ -2,6 +2,7 @@
 //!
 //! The child holds the read end of a pipe as its standard input: its end tells a child whose agent was killed to finish.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ impl ShipperChild {
             .arg("ship")
             .arg("--child")
             .arg(config)
+            // Ctrl-C is the agent's: the shipper drains after capture has ended.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

@@ -111,5 +111,6 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     // Without this a ring of the state folder's earlier life could be taken for this epoch's.
     crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)).context("the old ring cannot be removed")?;
     state.set_epoch(&epoch)?;
+    state.forget_fence()?;
     Ok(Enabled { epoch: epoch.epoch, new: true })
 }

@@ -41,9 +41,11 @@ struct Dealt {
 /// # Errors
 /// When an engine cannot be had or an address cannot be listened on.
 pub fn serve(config: &Config, ring: &Ring, disks: Vec<SourceDisk>, maps: Vec<RegionMap>, skip_holes: bool) -> Result<Serving> {
-    let progress = Arc::new(ResyncProgress::default());
+    let ended = ring.resync_end();
+    let progress = Arc::new(ResyncProgress::resumed(ended));
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
     let lost_bytes: u64 = maps.iter().map(RegionMap::lost_bytes).sum();
+    let to_copy = lost_regions > 0 && ended.is_none();
     let kind = match config.engine {
         EngineChoice::Auto => EngineKind::Auto,
         EngineChoice::IoUring => EngineKind::Uring,
@@ -73,7 +75,7 @@ pub fn serve(config: &Config, ring: &Ring, disks: Vec<SourceDisk>, maps: Vec<Reg
                 tracing::warn!("a thread pool does the I/O: {why}");
             }
             let mut log = LaneLog::new(&ring, lane);
-            if lane == 0 && lost_regions > 0 {
+            if lane == 0 && to_copy {
                 // Before any lane runs, so that nothing precedes it: the others start when this one is ready.
                 progress.lost(&mut log, lost_regions, lost_bytes);
             }

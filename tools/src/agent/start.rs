@@ -9,20 +9,23 @@ use farshore_capture::disk::SourceDisk;
 use farshore_capture::regions::{MapError, RegionMap};
 use farshore_capture::settle::settle;
 use farshore_changelog::ids::Epoch;
-use farshore_changelog::ring::{self, Ring, RingError, RingSpec};
+use farshore_changelog::ring::{self, Ring, RingError, RingSpec, Settled};
 use farshore_changelog::{clock, crashsafe};
 use farshore_shipper::{SourceEpoch, SourceState};
-use farshore_vault::{Nonce, Reason};
+use farshore_vault::{Nonce, Reason, Vault, VaultError};
 
 use super::enable;
 use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
 use crate::config::Config;
 use crate::failure::{Next, fail};
+use crate::verbs::block_on;
 
 /// Slots a lane: enough for 128 MiB of 8 KiB writes.
 const SLOTS_PER_LANE: u32 = 16_384;
 /// Bytes of a region of the dirty map.
 const REGION_BYTES: u64 = 1 << 20;
+/// How long the vault may take to say its version at an orderly start.
+const VAULT_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long a predecessor's shipper may take to end before the agent gives up.
 const OLD_SHIPPER_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks at it.
@@ -59,26 +62,28 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     let disks = enable::open_disks(config)?;
     let state = SourceState::new(&config.state_dir);
     enable::note(config, &disks, false)?;
-    let noted = state.epoch()?.context("the epoch that was just noted is gone")?;
+    let mut noted = noted_epoch(&state)?;
     same_disks(config, &noted, &disks)?;
+    if noted.clean {
+        refuse_other_vault(config)?;
+    }
 
     let path = ring::path_in(&config.ring_dir, &config.group);
     let wanted = spec(config, &noted, &disks)?;
     let (mut found, mut open) = find_ring(&path, &wanted);
-    let facts = Noted { opened: noted.opened, clean: noted.clean, reason: noted.reason };
-    let mut maps = open_maps(config, &wanted)?;
-    if let Some(ring) = &open {
-        match ring.recover(&mut |record, payload| settle(&disks, &mut maps, record, payload)) {
-            Ok(report) => tracing::debug!(?report, "slots settled"),
-            Err(e) => {
-                tracing::warn!("the ring {} is lost: {e}", path.display());
-                (found, open) = (FoundRing::Useless, None);
-            }
-        }
+    let mut maps = open_maps(config, &wanted, open.as_ref())?;
+    if let Some(ring) = &open
+        && let Err(e) = recover(ring, &disks, &mut maps)
+    {
+        tracing::warn!("the ring {} is lost: {e}", path.display());
+        (found, open) = (FoundRing::Useless, None);
     }
-    let start = decide(facts, found);
+    let mut start = decide(facts(&noted), found);
     if start.epoch != EpochChoice::Continue {
+        // It may still open the epoch and ship into it; what it noted last decides.
         wait_for_old_shipper(config)?;
+        noted = noted_epoch(&state)?;
+        start = decide(facts(&noted), found);
     }
     if start.lost == Lost::All {
         maps = all_lost(config, &wanted)?;
@@ -104,6 +109,48 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     Ok(Prepared { lock, disks, maps, ring, epoch, skip_holes: start.skip_holes, story })
 }
 
+fn noted_epoch(state: &SourceState) -> Result<SourceEpoch> {
+    state.epoch()?.context("the group's epoch is not noted any more: another program changes its state folder")
+}
+
+fn facts(noted: &SourceEpoch) -> Noted {
+    Noted { opened: noted.opened, clean: noted.clean, reason: noted.reason }
+}
+
+/// Settles what a dead agent left in flight.
+fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<(), RingError> {
+    let mut ended = ring.resync_end();
+    let report = ring.recover(&mut |record, payload| {
+        // While a range may become lost, the ring must not say that every lost bit is of a region in the log.
+        ring.set_resync_end(None);
+        let settled = settle(disks, maps, record, payload);
+        if settled == Settled::Unreadable {
+            ended = None;
+        }
+        ring.set_resync_end(ended);
+        settled
+    })?;
+    tracing::debug!(?report, "slots settled");
+    Ok(())
+}
+
+/// At an orderly start somebody is there to mend a vault of another version. After a crash the disk is served all the same, as
+/// it is when the vault does not answer: the shipper says what is wrong, and the log waits.
+fn refuse_other_vault(config: &Config) -> Result<()> {
+    let asked = block_on(async { tokio::time::timeout(VAULT_LOOK_MAX, Vault::open(&config.vault)).await })?;
+    match asked {
+        Ok(Err(e @ (VaultError::Version { .. } | VaultError::BadUrl { .. }))) => Err(e).what(
+            format!("the vault {} cannot be used", config.vault),
+            "use the farshore that wrote it, or correct vault in the configuration",
+        ),
+        Ok(Err(e)) => {
+            tracing::warn!("the vault {} cannot be used now: {e}; the disks are served and logged all the same", config.vault);
+            Ok(())
+        }
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
+
 fn tell(start: Start, found: FoundRing) -> String {
     match (start.epoch, start.lost, found) {
         (EpochChoice::Continue, _, _) => "the log goes on where it was".to_owned(),
@@ -123,7 +170,8 @@ fn same_disks(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Res
     let changed = noted.disks.iter().zip(&now).find(|(a, b)| a != b);
     let why = match changed {
         Some((was, is)) if was.name == is.name => {
-            format!("disk {} has {} bytes now and had {} when epoch {} began", is.name, is.size_bytes, was.size_bytes, noted.epoch)
+            let source = config.disks.iter().find(|d| d.name == is.name).map_or_else(String::new, |d| d.source.display().to_string());
+            format!("disk {} ({source}) has {} bytes now and had {} when epoch {} began", is.name, is.size_bytes, was.size_bytes, noted.epoch)
         }
         Some((was, is)) => format!("disk {} stands where disk {} was", is.name, was.name),
         None => format!("it has {} disks now and had {} when epoch {} began", now.len(), noted.disks.len(), noted.epoch),
@@ -194,7 +242,7 @@ fn map_path(config: &Config, disk: &ring::DiskEntry) -> PathBuf {
 }
 
 /// The dirty maps as they are; a map that is missing, damaged, or another disk's says that everything is lost.
-fn open_maps(config: &Config, spec: &RingSpec) -> Result<Vec<RegionMap>> {
+fn open_maps(config: &Config, spec: &RingSpec, ring: Option<&Ring>) -> Result<Vec<RegionMap>> {
     let open = |disk: &ring::DiskEntry| {
         let path = map_path(config, disk);
         match RegionMap::open(&path, disk) {
@@ -203,6 +251,9 @@ fn open_maps(config: &Config, spec: &RingSpec) -> Result<Vec<RegionMap>> {
             Err(e) => {
                 if !matches!(e, MapError::Missing { .. }) {
                     tracing::warn!("disk {} is copied again: {e}", disk.name);
+                }
+                if let Some(ring) = ring {
+                    ring.set_resync_end(None);
                 }
                 Ok(RegionMap::create(&path, disk, REGION_BYTES, true)?)
             }
