@@ -2,7 +2,7 @@
 //! segment, and the few durable-write helpers every stage shares. No network and no async runtime live here.
 //!
 //! - [`ids`]: names and numbers (group, disk, epoch, segment number, seq) as types of their own
-//! - [`units`]: quantities (time, byte ranges, alignment)
+//! - [`units`]: quantities: time, byte ranges, alignment
 //! - [`op`]: the operation enum and the [`op::Record`] that every stage passes on
 //! - [`segment`]: the sealed, hashed container of records (log, undo journal, seal); layout in `docs/format.md`
 //! - [`ring`]: the shared-memory ring between capture and shipper, and the recovery of its slots

@@ -76,7 +76,9 @@ impl<'a> BatchRun<'a> {
         let records = &segment.index().records()[batch.records.clone()];
         let payload: u64 = records.iter().map(|entry| entry.record.payload_len()).sum();
         if payload > BATCH_PAYLOAD_MAX_BYTES {
-            return Err(format!("{payload} bytes of payload in one batch, at most {BATCH_PAYLOAD_MAX_BYTES} are replayed"));
+            return Err(format!(
+                "{payload} bytes of payload in one batch, at most {BATCH_PAYLOAD_MAX_BYTES} are replayed"
+            ));
         }
         let open = |block: u32| segment.open_block(block).map_err(|e| e.to_string());
         let blocks = plan::blocks(records).into_iter().map(|block| Ok((block, open(block)?)));
@@ -281,7 +283,10 @@ fn as_len(range: ByteRange) -> usize {
 fn compress_failed(image: &Image, e: SegmentError) -> TargetError {
     match e {
         SegmentError::Io(source) => TargetError::io("compress the old content of", image.path())(source),
-        e => TargetError::refused(image.path(), format!("its old content cannot be saved ({e}); this is a bug, report it")),
+        e => TargetError::refused(
+            image.path(),
+            format!("its old content cannot be saved ({e}); this is a bug, report it"),
+        ),
     }
 }
 

@@ -83,12 +83,7 @@ impl State {
 
 /// Cuts what is left of a segment after `position` into batches; at least one, and the last ends where the segment ends.
 #[must_use]
-pub fn cut(
-    head: &SegmentHead,
-    records: &[IndexRecord],
-    position: &ReplayPosition,
-    interval: Duration,
-) -> Vec<Batch> {
+pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPosition, interval: Duration) -> Vec<Batch> {
     let begun = begun(position, records);
     let mut state = State { begun, resync: position.resync, last_periodic: position.last_periodic, interval };
     let mut batches = Vec::new();
@@ -170,9 +165,7 @@ pub fn position_after(
         Some(Op::ResyncEnd) => {
             (after.resync, after.resync_announced, after.resync_applied) = (false, 0, 0);
         }
-        Some(
-            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncWrite | Op::ResyncZeroes,
-        )
+        Some(Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncWrite | Op::ResyncZeroes)
         | None => {}
     }
     if !after.resync && begun(before, records) {

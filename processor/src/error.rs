@@ -22,7 +22,9 @@ pub enum TargetError {
         source: io::Error,
     },
     /// The file is not what this program wrote.
-    #[error("{path} is damaged at byte {offset}: {what}; points that do not need it are still good, restore the file or protect the group anew")]
+    #[error(
+        "{path} is damaged at byte {offset}: {what}; points that do not need it are still good, restore the file or protect the group anew"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -103,7 +105,9 @@ impl TargetError {
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
     /// An object of the vault is not what belongs there.
-    #[error("{at} is damaged or out of place: {what}; nothing of it was applied. Put the right object there, or ask the source for a resync")]
+    #[error(
+        "{at} is damaged or out of place: {what}; nothing of it was applied. Put the right object there, or ask the source for a resync"
+    )]
     Damaged {
         /// The object's key.
         at: String,
@@ -111,7 +115,9 @@ pub enum GroupError {
         what: String,
     },
     /// A segment is missing while later ones are there.
-    #[error("segment {number} of epoch {epoch} is missing at {at}, while segment {later} is there; put it back, or ask the source for a resync")]
+    #[error(
+        "segment {number} of epoch {epoch} is missing at {at}, while segment {later} is there; put it back, or ask the source for a resync"
+    )]
     Gap {
         /// The key that should be there.
         at: String,
@@ -131,7 +137,9 @@ pub enum GroupError {
         what: String,
     },
     /// The target has no room left.
-    #[error("no room left for {at}: make room, or shorten the retention, and start the processor again; it goes on where it stopped")]
+    #[error(
+        "no room left for {at}: make room, or shorten the retention, and start the processor again; it goes on where it stopped"
+    )]
     Full {
         /// The file that could not grow.
         at: String,
@@ -171,7 +179,9 @@ impl GroupError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Vault(e) => e.is_transient(),
-            Self::Damaged { .. } | Self::Gap { .. } | Self::Refused { .. } | Self::Full { .. } | Self::Target(_) => false,
+            Self::Damaged { .. } | Self::Gap { .. } | Self::Refused { .. } | Self::Full { .. } | Self::Target(_) => {
+                false
+            }
         }
     }
 

@@ -107,7 +107,7 @@ impl GroupTask {
         &self.group
     }
 
-    /// Works until there is nothing more, [`TURN_MAX`] has passed, `stop` is set, or the group stops.
+    /// Works until there is nothing more, a few seconds have passed, `stop` is set, or the group stops.
     pub fn turn(&mut self, stop: &Stop) -> Turn {
         if self.stopped.is_some() {
             return Turn::Stopped;
@@ -221,9 +221,7 @@ impl GroupTask {
                 None => {
                     let vault = self.fetcher.vault().clone();
                     match self.fetcher.block_on(vault.get_epoch(FIRST_EPOCH))? {
-                        Some((epoch, hash)) => {
-                            Some(Replay::create(&self.dir, &self.group, &self.vault, &epoch, hash)?)
-                        }
+                        Some((epoch, hash)) => Some(Replay::create(&self.dir, &self.group, &self.vault, &epoch, hash)?),
                         None => None,
                     }
                 }
@@ -269,8 +267,7 @@ impl GroupTask {
             let what = format!("it seals the epoch for epoch {}, which was never opened", seal.successor);
             return Err(GroupError::Damaged { at: key.to_owned(), what });
         };
-        chain::succeeds(seal, &next)
-            .map_err(|what| GroupError::Damaged { at: next.key().to_string(), what })?;
+        chain::succeeds(seal, &next).map_err(|what| GroupError::Damaged { at: next.key().to_string(), what })?;
         tracing::info!(group = %self.group, sealed = %seal.epoch, epoch = %next.epoch, reason = ?next.reason, "next epoch");
         replay.turn(&next, hash)
     }
@@ -291,9 +288,7 @@ impl GroupTask {
         match self.gap.saw(epoch, number, later, clock::mono()) {
             Seen::Nothing => Ok(Turn::CaughtUp),
             Seen::Later => Ok(Turn::MaybeGap),
-            Seen::Gap { later } => {
-                Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later })
-            }
+            Seen::Gap { later } => Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later }),
         }
     }
 

@@ -312,8 +312,7 @@ fn a_seal_of_another_opener_and_an_epoch_never_opened_stop_the_group() {
         if opened {
             site.open_epoch(&source);
         }
-        let seal =
-            SegmentWriter::seal_object(source.group.clone(), Epoch(1), number, next.epoch, [0xee; 16], created);
+        let seal = SegmentWriter::seal_object(source.group.clone(), Epoch(1), number, next.epoch, [0xee; 16], created);
         site.put_at(&source, Epoch(1), number, seal.bytes);
         let outcome = site.once().pop().unwrap();
         let GroupState::Stopped { reason, .. } = outcome.status.state else { panic!("{outcome:?}") };

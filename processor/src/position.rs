@@ -171,7 +171,10 @@ impl ReplayPosition {
 enum Slot {
     Good(Box<ReplayPosition>),
     /// Of another version; perhaps torn.
-    OtherVersion { found: u32, sound: bool },
+    OtherVersion {
+        found: u32,
+        sound: bool,
+    },
     /// Never written, torn, or damaged.
     Bad(&'static str),
 }
@@ -286,8 +289,7 @@ impl PositionFile {
     /// # Errors
     /// [`TargetError::Io`], [`TargetError::Damaged`], [`TargetError::Version`].
     pub fn open(path: &Path) -> Result<Self, TargetError> {
-        let file =
-            OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
         let (slot, current) = newest(path, &file)?;
         Ok(Self { path: path.to_path_buf(), file, slot, current, failed: false })
     }
@@ -326,11 +328,8 @@ mod tests {
     fn sample() -> ReplayPosition {
         let mut p = ReplayPosition::start(GroupName::new("web01").unwrap(), Epoch(3), Hash::of(b"x"));
         (p.resync, p.seq, p.number, p.chain_seq, p.undo_end) = (true, Seq(7), SegmentNo(2), Seq(9), 4096);
-        p.consistent = Consistent {
-            position: Position { epoch: Epoch(2), seq: Seq(44) },
-            undo_end: 1024,
-            time: UnixMicros(5),
-        };
+        p.consistent =
+            Consistent { position: Position { epoch: Epoch(2), seq: Seq(44) }, undo_end: 1024, time: UnixMicros(5) };
         (p.time, p.resync_announced, p.resync_applied, p.last_periodic) = (UnixMicros(6), 10, 11, UnixMicros(12));
         p
     }

@@ -149,7 +149,9 @@ impl Processor {
         let now = clock::mono();
         let (once, first) = match mode {
             Mode::Follow => (false, vec![Job::Discover]),
-            Mode::Once(groups) => (true, groups.into_iter().map(|group| Job::Start(Box::new(self.task(group)))).collect()),
+            Mode::Once(groups) => {
+                (true, groups.into_iter().map(|group| Job::Start(Box::new(self.task(group)))).collect())
+            }
         };
         let board = Board {
             state: Mutex::new(State {

@@ -53,8 +53,8 @@ impl Replay {
         epoch: &EpochObject,
         hash: Hash,
     ) -> Result<Self, GroupError> {
-        let disks = chain::target_disks(epoch)
-            .map_err(|what| GroupError::Refused { at: epoch.key().to_string(), what })?;
+        let disks =
+            chain::target_disks(epoch).map_err(|what| GroupError::Refused { at: epoch.key().to_string(), what })?;
         // Leases and overlays too: on the day a full disk must not keep a point from being attached.
         for folder in [dir.root().to_path_buf(), dir.leases(), dir.overlays()] {
             crashsafe::create_dir_all(&folder).map_err(TargetError::io("create", &folder))?;
@@ -68,7 +68,8 @@ impl Replay {
         let images = images.collect::<Result<Vec<_>, _>>()?;
         let journal = Journal::open(&dir.undo(), group, 0)?.journal;
         if journal.end() != 0 {
-            let what = "there is an undo journal and no position; move the group's folder away, or restore the position";
+            let what =
+                "there is an undo journal and no position; move the group's folder away, or restore the position";
             return Err(TargetError::refused(&dir.undo(), what).into());
         }
         let published = Publisher::open(&dir.published(), 0)?;
@@ -117,7 +118,11 @@ impl Replay {
             self.origin.write(&self.dir)?;
             for (i, disk) in disks.iter().enumerate() {
                 let path = self.dir.image(&disk.name);
-                if i < old.len() { Image::grow(&path, disk.size_bytes)? } else { Image::create(&path, disk.size_bytes).map(drop)? }
+                if i < old.len() {
+                    Image::grow(&path, disk.size_bytes)?
+                } else {
+                    Image::create(&path, disk.size_bytes).map(drop)?
+                }
             }
             self.images = open_images(&self.dir, &disks)?;
         }

@@ -46,7 +46,9 @@ impl Replay {
             tracing::info!(%group, position = %at.position(), batches = beyond.len(), "writing back what was not finished");
             write_back(dir, group, &beyond, &mut images)?;
         }
-        let points = points::read(&dir.points(), at.position())?;
+        let mut points = points::read(&dir.points(), at.position())?;
+        // A heartbeat's point has the seq of the position before it; what tells that its batch did not count is the time.
+        points.retain(|point| point.position < at.position() || point.time <= at.time);
         Ok(Some(Self { dir: dir.clone(), _lock: lock, origin, images, journal, published, position, points }))
     }
 }
@@ -78,7 +80,13 @@ fn write_back(
                         image.write(range.start, &[&raw[entry.payload_range()]])?;
                     }
                 }
-                Op::Trim | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncWrite | Op::ResyncZeroes | Op::ResyncEnd => {
+                Op::Trim
+                | Op::Flush
+                | Op::Mark
+                | Op::ResyncBegin
+                | Op::ResyncWrite
+                | Op::ResyncZeroes
+                | Op::ResyncEnd => {
                     unreachable!("the reader of segments refuses these in an undo batch")
                 }
             }

@@ -123,10 +123,7 @@ impl GroupStatus {
             updated: now.timestamp(),
             position: position.map(|p| at(p.position(), p.time)),
             segment: position.map_or(SegmentNo(0), |p| p.number),
-            consistent: position
-                .map(|p| p.consistent)
-                .filter(|c| c.exists())
-                .map(|c| at(c.position, c.time)),
+            consistent: position.map(|p| p.consistent).filter(|c| c.exists()).map(|c| at(c.position, c.time)),
             lag_ms: lag.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
             newest_heartbeat: None,
             resync: position.filter(|p| p.resync).map(resync),

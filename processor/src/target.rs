@@ -179,8 +179,7 @@ impl Origin {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(TargetError::io("read", &path)(e)),
         };
-        let origin: Self =
-            serde_json::from_slice(&bytes).map_err(|e| TargetError::damaged(&path, 0, e.to_string()))?;
+        let origin: Self = serde_json::from_slice(&bytes).map_err(|e| TargetError::damaged(&path, 0, e.to_string()))?;
         let rising = origin.tables.windows(2).all(|w| w[0].from_epoch < w[1].from_epoch);
         if origin.tables.is_empty() || !rising || origin.tables.iter().any(|t| t.disks.is_empty()) {
             return Err(TargetError::damaged(&path, 0, "its disk tables are empty or out of order"));

@@ -1,13 +1,14 @@
 //! One suite that every engine must pass.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use farshore_changelog::clock;
 
 use super::*;
+use crate::lane::accepted;
 
 /// Longest wait of a test before it counts as hung.
 const HANG: Duration = Duration::from_secs(20);
@@ -85,10 +86,8 @@ fn a_stream_is_accepted_received_and_sent(engine: &mut dyn Engine) {
     engine.wait(Some(Duration::from_millis(20)), &mut none).unwrap();
     assert!(none.is_empty(), "nobody has connected yet");
     let mut client = UnixStream::connect(&path).unwrap();
-    let fd = i32::try_from(*run(engine, 1)[0].result.as_ref().unwrap()).unwrap();
-    #[allow(unsafe_code)]
-    // SAFETY: the accepted descriptor is ours alone.
-    let server = unsafe { OwnedFd::from_raw_fd(fd) };
+    let server = accepted::own(*run(engine, 1)[0].result.as_ref().unwrap()).unwrap();
+    let fd = server.as_raw_fd();
     let flags = nix::fcntl::fcntl(&server, nix::fcntl::FcntlArg::F_GETFD).unwrap();
     assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
 

@@ -4,7 +4,7 @@
 //! Every operation bears its owner's number in its token: devices have the numbers from 0 (the place in which they were
 //! made), listeners from [`FIRST_LISTENER`], connections from [`FIRST_PEER`].
 
-mod accepted;
+pub(crate) mod accepted;
 mod command;
 mod listener;
 mod peers;

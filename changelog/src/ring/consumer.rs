@@ -147,7 +147,9 @@ impl Consumer {
                 if seq >= void_below {
                     return Ok(None);
                 }
-                self.position = seq;
+                // Nobody bears a seq from here to the next one that was found: void, and passed over in one step.
+                let found = self.placed.first_key_value().map_or(void_below, |(first, _)| *first);
+                self.position = found.min(void_below) - 1;
                 continue;
             };
             let taken = match self.look_at_next(seq, place)? {

@@ -209,7 +209,7 @@ fn checksum(page: &[u8; HEADER_BYTES]) -> u32 {
 
 /// The bytes of the page that belong to no field.
 fn unused() -> impl Iterator<Item = usize> {
-    let words64 = [H_NEXT_SEQ, H_VOID_BELOW, H_READ_SEQ, H_CONFIRMED_SEQ, H_SHIPPER_SEEN, H_SPOOL_BYTES];
+    let words64 = [H_NEXT_SEQ, H_VOID_BELOW, H_READ_SEQ, H_CONFIRMED_SEQ, H_SHIPPER_SEEN, H_SPOOL_BYTES, H_RESYNC_END];
     let words32 = [H_DOORBELL, H_SHIPPER_STATE];
     (H_RESERVED..H_DISKS).filter(move |at| {
         !words64.iter().any(|w| (*w..*w + 8).contains(at)) && !words32.iter().any(|w| (*w..*w + 4).contains(at))

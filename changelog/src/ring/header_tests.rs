@@ -105,7 +105,7 @@ fn a_well_sealed_header_that_makes_no_sense_is_refused() {
         (255, &[1]),            // reserved
         (264, &[1]),            // between two words
         (516, &[1]),            // after the doorbell
-        (600, &[1]),            // after the last word
+        (608, &[1]),            // after the last word
         (1023, &[1]),           // before the disk table
         (1024 + 32, &[1]),      // a size that is no whole sector
         (1024 + 60, &[3]),      // unknown kind of disk

@@ -61,6 +61,9 @@ pub(super) const H_SPOOL_BYTES: usize = H_SHIPPER_SEEN + 8;
 pub(super) const H_RESYNC_END: usize = H_SPOOL_BYTES + 8;
 pub(super) const H_WORDS_END: usize = H_RESYNC_END + 8;
 
+/// Largest value of a seq, slot number or payload position; a larger one is damage, and arithmetic on smaller ones is safe.
+pub(super) const COUNTER_MAX: u64 = 1 << 62;
+
 // Disk table entry.
 pub(super) const DISK_BYTES: usize = 96;
 pub(super) const D_NAME: usize = 0;

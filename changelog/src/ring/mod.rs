@@ -68,7 +68,7 @@ pub use spec::{DiskEntry, DiskIdentity, DiskKind, RingSpec, boot_id, path_in};
 pub use takeover::{RecoveryReport, Settled};
 
 use header::{HeaderError, Unverified};
-use layout::{HEADER_BYTES, HeaderWords};
+use layout::{COUNTER_MAX, HEADER_BYTES, HeaderWords};
 use mapping::{Lane, Mapping};
 
 /// What the shipper is doing, as it says in the ring.
@@ -337,9 +337,11 @@ fn check_words(words: &HeaderWords) -> Result<(), String> {
     let read = words.read_seq.load(Acquire);
     let void_below = words.void_below.load(Acquire);
     let next = words.next_seq.load(Acquire);
-    if read == 0 || void_below == 0 || confirmed >= next || read > next || void_below > next {
+    let resync_end = words.resync_end.load(Acquire);
+    let beyond = confirmed >= next || resync_end >= next || read > next || void_below > next || next > COUNTER_MAX;
+    if read == 0 || void_below == 0 || beyond {
         return Err(format!(
-            "next_seq {next} with void_below {void_below}, read_seq {read}, confirmed_seq {confirmed}"
+            "next_seq {next} with void_below {void_below}, read_seq {read}, confirmed_seq {confirmed}, resync_end {resync_end}"
         ));
     }
     let (doorbell, shipper) = (words.doorbell.load(Acquire), words.shipper_state.load(Acquire));

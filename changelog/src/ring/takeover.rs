@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use crate::op::{Record, RecordFlags};
 
 use super::descriptor::{Descriptor, State};
-use super::layout::PAGE_BYTES;
+use super::layout::{COUNTER_MAX, PAGE_BYTES};
 use super::mapping::{Lane, Region};
 use super::recovery::{Action, Class, Found, Proof, decide};
 use super::spec::RingSpec;
@@ -149,7 +149,7 @@ fn plan(index: usize, lane: &Lane, spec: &RingSpec, seqs: &mut Seqs, steps: &mut
 fn bounds(lane: &Lane) -> Result<std::ops::Range<u64>, String> {
     let (head, tail) = (lane.words().head.load(Acquire), lane.words().tail.load(Acquire));
     match head.checked_sub(tail) {
-        Some(used) if used <= lane.geometry().slots() => Ok(tail..head),
+        Some(used) if used <= lane.geometry().slots() && head <= COUNTER_MAX => Ok(tail..head),
         _ => Err(format!("head {head} and tail {tail}")),
     }
 }
@@ -170,8 +170,8 @@ fn payload_ends(lane: &Lane) -> Result<PayloadEnds, String> {
         }
     }
     let used: u64 = slots.clone().map(|n| u64::from(lane.slot(n).reserved.load(Acquire))).sum();
-    let start =
-        head.checked_sub(used).filter(|start| used <= capacity && tail <= *start && head.is_multiple_of(PAGE_BYTES));
+    let in_range = used <= capacity && head.is_multiple_of(PAGE_BYTES) && head <= COUNTER_MAX;
+    let start = head.checked_sub(used).filter(|start| in_range && tail <= *start);
     let Some(start) = start else {
         return Err(format!("payload head {head} and tail {tail} with {used} bytes in use of {capacity}"));
     };

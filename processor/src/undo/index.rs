@@ -68,8 +68,7 @@ impl UndoIndex {
     pub fn open(undo: &Path, group: GroupName, from: u64) -> Result<Self, TargetError> {
         let reader = JournalReader::open(undo, group)?;
         let disks = std::iter::repeat_with(Extents::default).take(DISKS_PER_GROUP_MAX).collect();
-        let mut index =
-            Self { reader, from, scanned: from, disks, batches: VecDeque::new(), blocks: VecDeque::new() };
+        let mut index = Self { reader, from, scanned: from, disks, batches: VecDeque::new(), blocks: VecDeque::new() };
         let published = super::published::read(&undo.join("published"))?.unwrap_or(0);
         index.refresh(published)?;
         // Beyond what was published (it is lost with the power): a complete batch says the truth, anything else never changed
@@ -112,7 +111,13 @@ impl UndoIndex {
             let saved = match record.op {
                 Op::Write => Saved::Data { batch, block: entry.block, position: entry.position },
                 Op::WriteZeroes => Saved::Zeroes,
-                Op::Trim | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncWrite | Op::ResyncZeroes | Op::ResyncEnd => {
+                Op::Trim
+                | Op::Flush
+                | Op::Mark
+                | Op::ResyncBegin
+                | Op::ResyncWrite
+                | Op::ResyncZeroes
+                | Op::ResyncEnd => {
                     unreachable!("the reader of segments refuses these in an undo batch")
                 }
             };

@@ -96,7 +96,11 @@ impl Journal {
             };
             if journal.end >= undo_end && !blocks_are_whole(&mut reader, journal.end, &index)? {
                 if journal.end < published {
-                    return Err(TargetError::damaged(undo, journal.end, "a block of a published undo batch is damaged"));
+                    return Err(TargetError::damaged(
+                        undo,
+                        journal.end,
+                        "a block of a published undo batch is damaged",
+                    ));
                 }
                 let file = reader.files().iter().rev().find(|file| file.start <= journal.end);
                 let file = file.expect("the batch was read from it").clone();
@@ -197,7 +201,9 @@ impl Journal {
 
     fn check(&self) -> Result<(), TargetError> {
         if self.failed {
-            return Err(TargetError::io("write", &self.undo)(io::Error::other("an earlier write of the journal failed")));
+            return Err(TargetError::io("write", &self.undo)(io::Error::other(
+                "an earlier write of the journal failed",
+            )));
         }
         Ok(())
     }

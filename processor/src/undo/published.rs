@@ -62,8 +62,7 @@ impl Publisher {
         if !path.exists() {
             crashsafe::replace(path, &offset.to_le_bytes()).map_err(TargetError::io("create", path))?;
         }
-        let file =
-            OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
         check_len(path, &file)?;
         // SAFETY: as in `Published::open`; the bytes are only written through an atomic.
         let map = unsafe { MmapOptions::new().len(LEN).map_mut(&file) }.map_err(TargetError::io("map", path))?;

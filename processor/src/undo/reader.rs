@@ -79,7 +79,11 @@ impl JournalReader {
         match Index::read(&mut file, offset, None) {
             Ok(index) if index.head().kind != Kind::Undo || index.head().group != self.group => {
                 let (kind, group) = (index.head().kind, &index.head().group);
-                Err(TargetError::damaged(&path, offset, format!("a segment of kind {kind:?} of group {group} lies there")))
+                Err(TargetError::damaged(
+                    &path,
+                    offset,
+                    format!("a segment of kind {kind:?} of group {group} lies there"),
+                ))
             }
             Ok(index) => Ok(Found::Batch(Box::new(index))),
             Err(SegmentError::Io(e)) => Err(TargetError::io("read", &path)(e)),
@@ -129,7 +133,10 @@ impl JournalReader {
                 None => Ok(None),
                 Some(first) => Err(TargetError::refused(
                     &first.path,
-                    format!("the undo journal begins at {}, what is needed at {at} was pruned; take a newer point", first.start),
+                    format!(
+                        "the undo journal begins at {}, what is needed at {at} was pruned; take a newer point",
+                        first.start
+                    ),
                 )),
             };
         };

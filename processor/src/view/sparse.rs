@@ -65,7 +65,8 @@ pub fn punch(file: &File, range: ByteRange) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     match fallocate(file, flags, start, len) {
         Ok(()) => Ok(()),
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => write_zeroes(file, range),
+        // EINVAL: a block device whose sectors are larger than the range's.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => write_zeroes(file, range),
         Err(e) => Err(e.into()),
     }
 }

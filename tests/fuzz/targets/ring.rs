@@ -71,7 +71,7 @@ fn open_and_use(path: &Path) {
 
 fuzz_target!(|data: &[u8]| {
     if data.len() < HEADER_BYTES {
-        return Scratch::with(data, data.len() as u64, |path| open_and_use(path));
+        return Scratch::with(data, data.len() as u64, open_and_use);
     }
     let mut bytes = data.to_vec();
     let len = whole_header(&mut bytes[..HEADER_BYTES]);

@@ -1,6 +1,7 @@
 //! The shipper as a child process: started, watched, restarted when it dies, and asked to drain when the agent stops.
 //!
-//! The child holds the read end of a pipe as its standard input: its end tells a child whose agent was killed to finish.
+//! The child holds the read end of a pipe as its standard input: its end tells the child to drain and finish, also when the
+//! agent was killed.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,8 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use farshore_changelog::clock;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::stop::POLL;
 
@@ -89,14 +88,18 @@ impl ShipperChild {
                 clock::sleep(POLL);
             }
         }
-        self.drain();
+        self.drain(config);
         seen(0);
     }
 
-    fn drain(&mut self) {
+    /// Lets the last child drain. It is told by the end of its standard input, which it finds even if it has just begun. When
+    /// none is alive, one more is started: what capture logged last is still in the ring.
+    fn drain(&mut self, config: &Path) {
+        if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
+            self.child = Self::start(config).map_err(|error| tracing::error!("{error:#}")).ok();
+        }
         let Some(child) = self.child.as_mut() else { return };
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        let _ = kill(pid, Signal::SIGTERM);
+        drop(child.stdin.take());
         let until = clock::mono() + DRAIN_MAX;
         while clock::mono() < until {
             if !matches!(child.try_wait(), Ok(None)) {
