@@ -19,6 +19,10 @@ use nix::sys::stat::{Mode, fchmod};
 const BACKLOG: i32 = 128;
 /// How long another process may hold a socket's folder while it listens there itself.
 const FOLDER_LOCK_MAX: Duration = Duration::from_secs(5);
+/// How long an address may be in use before that is an error.
+const IN_USE_MAX: Duration = Duration::from_secs(2);
+/// Pause between two tries at it.
+const IN_USE_RETRY: Duration = Duration::from_millis(20);
 /// Pause between two tries at the folder's lock.
 const FOLDER_LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -92,6 +96,16 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Address { .. } | Self::NotASocket { .. } => false,
+        }
+    }
+}
+
 /// A listening socket, in blocking mode.
 pub(crate) struct Bound {
     pub fd: OwnedFd,
@@ -117,11 +131,22 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `at`.
+/// Listens at `at`. The kernel keeps the listening socket of a process that was killed for as long as it cancels the accept
+/// that was under way, so an address in use is tried again for a moment.
 ///
 /// # Errors
 /// [`ListenError`].
 pub(crate) fn open(at: &Listen) -> Result<Bound, ListenError> {
+    let deadline = clock::mono() + IN_USE_MAX;
+    loop {
+        match open_now(at) {
+            Err(e) if e.is_in_use() && clock::mono() < deadline => clock::sleep(IN_USE_RETRY),
+            opened => return opened,
+        }
+    }
+}
+
+fn open_now(at: &Listen) -> Result<Bound, ListenError> {
     match at {
         Listen::Unix(path) => open_unix(path),
         Listen::Tcp(address) => {

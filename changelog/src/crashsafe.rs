@@ -105,10 +105,9 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
         .map_err(|e| at(path, "cannot open the lock file", &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(io::Error::new(
-            io::ErrorKind::WouldBlock,
-            format!("{} is locked by another process", path.display()),
-        )),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, format!("{} is locked by another process", path.display())))
+        }
         Err(std::fs::TryLockError::Error(e)) => Err(at(path, "cannot lock", &e)),
     }
 }

@@ -225,6 +225,8 @@ impl Site {
     /// When that does not happen in time.
     pub fn start_agent(&mut self) {
         let mut agent = Process::start("farshore run", self.agent_command());
+        // A killed predecessor's sockets may still be there for a moment: its successor says when it listens itself.
+        let _ = agent.expect_line("is served", VERB_MAX);
         for disk in &self.disks {
             match disk.listen.strip_prefix("tcp:") {
                 Some(address) => {
@@ -290,6 +292,8 @@ impl Site {
     fn processor_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["process".into(), "--vault".into(), self.vault_url().into()];
         args.extend([OsString::from("--target"), self.target.clone().into()]);
+        // A minute for a late segment is for stores, not for tests of one that never comes.
+        args.extend(["--gap-patience", "3s"].map(OsString::from));
         args.extend(self.spec.process.iter().map(OsString::from));
         args
     }

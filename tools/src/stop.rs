@@ -21,10 +21,20 @@ const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 /// # Errors
 /// When the signal mask cannot be set.
 pub fn on_signals() -> Result<Arc<AtomicBool>> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+    on(&[Signal::SIGINT, Signal::SIGTERM])
+}
+
+/// As [`on_signals`], for a child whose parent stops it: Ctrl-C, which a terminal sends to both, is the parent's.
+///
+/// # Errors
+/// When the signal mask cannot be set.
+pub fn on_terminate() -> Result<Arc<AtomicBool>> {
+    on(&[Signal::SIGTERM])
+}
+
+fn on(wanted: &[Signal]) -> Result<Arc<AtomicBool>> {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
+    let signals = SigSet::from_iter(wanted.iter().copied());
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     std::thread::Builder::new().name("signals".into()).spawn(move || {

@@ -3,7 +3,6 @@
 //! The child holds the read end of a pipe as its standard input: its end tells the child to drain and finish, also when the
 //! agent was killed.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,8 +42,6 @@ impl ShipperChild {
             .arg("ship")
             .arg("--child")
             .arg(config)
-            // Ctrl-C is the agent's: the shipper drains after capture has ended.
-            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -82,7 +79,8 @@ impl ShipperChild {
             }
             seen(0);
             self.child = None;
-            self.pause = if started.elapsed() > SETTLED { RESTART_PAUSE } else { (self.pause * 2).min(RESTART_PAUSE_MAX) };
+            self.pause =
+                if started.elapsed() > SETTLED { RESTART_PAUSE } else { (self.pause * 2).min(RESTART_PAUSE_MAX) };
             let until = clock::mono() + self.pause;
             while clock::mono() < until && !stop.load(Ordering::Acquire) {
                 clock::sleep(POLL);

@@ -125,7 +125,9 @@ fn receive<T: Decode<()>>(stream: &mut UnixStream) -> Result<T> {
     stream.read_exact(&mut head)?;
     let [protocol, len] = [&head[..4], &head[4..]].map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")));
     if protocol != PROTOCOL {
-        bail!("the other end speaks control protocol {protocol}, this is {PROTOCOL}: restart the agent with this version");
+        bail!(
+            "the other end speaks control protocol {protocol}, this is {PROTOCOL}: restart the agent with this version"
+        );
     }
     let len = len as usize;
     if len > MESSAGE_MAX_BYTES {

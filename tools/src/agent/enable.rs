@@ -44,8 +44,10 @@ pub fn lock(config: &Config) -> Result<File> {
 /// When one is missing, in use, or cannot be a disk; by its name.
 pub fn open_disks(config: &Config) -> Result<Vec<SourceDisk>> {
     let open = |disk: &crate::config::DiskConfig| {
-        SourceDisk::open(disk.name.clone(), &disk.source, LOCK_WAIT)
-            .what(format!("disk {} of group {} cannot be used", disk.name, config.group), format!("check source in {}", config.path.display()))
+        SourceDisk::open(disk.name.clone(), &disk.source, LOCK_WAIT).what(
+            format!("disk {} of group {} cannot be used", disk.name, config.group),
+            format!("check source in {}", config.path.display()),
+        )
     };
     config.disks.iter().map(open).collect()
 }

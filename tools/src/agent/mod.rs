@@ -37,13 +37,20 @@ use start::Prepared;
 pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> Result<()>) -> Result<()> {
     let Prepared { lock: _lock, disks, maps, ring, epoch, skip_holes, story } = start::prepare(config)?;
     let control = Control::listen(&config.run_dir, &config.group)?;
-    let how: Vec<String> = disks.iter().map(|d| d.buffered_because().map_or("direct I/O".into(), |w| format!("buffered: {w}"))).collect();
+    let how: Vec<String> =
+        disks.iter().map(|d| d.buffered_because().map_or("direct I/O".into(), |w| format!("buffered: {w}"))).collect();
     let serving = serve::serve(config, &ring, disks, maps, skip_holes)?;
     let shipper_pid = Arc::new(AtomicU32::new(0));
     let answers = Answers::new(config, &ring, epoch, &serving, &shipper_pid);
     tracing::info!("group {} epoch {epoch}: {story}", config.group);
     for (disk, how) in config.disks.iter().zip(how) {
-        tracing::info!("disk {} ({}) on {} ({}, {how})", disk.name, disk.source.display(), disk.listen, serving.server.engine(0));
+        tracing::info!(
+            "disk {} ({}) on {} ({}, {how})",
+            disk.name,
+            disk.source.display(),
+            disk.listen,
+            serving.server.engine(0)
+        );
     }
     // What ends last stops last: the control socket answers until the shipper has drained.
     let (stop_shipper, stop_control) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -73,7 +80,10 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
         SourceState::new(&config.state_dir).update_epoch(|e| e.clean = true)?;
         tracing::info!("group {}: stopped, everything is in the vault", config.group);
     } else {
-        tracing::info!("group {}: stopped; the ring holds what the vault has not confirmed, the next start goes on there", config.group);
+        tracing::info!(
+            "group {}: stopped; the ring holds what the vault has not confirmed, the next start goes on there",
+            config.group
+        );
     }
     Ok(())
 }

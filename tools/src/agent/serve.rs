@@ -40,7 +40,13 @@ struct Dealt {
 ///
 /// # Errors
 /// When an engine cannot be had or an address cannot be listened on.
-pub fn serve(config: &Config, ring: &Ring, disks: Vec<SourceDisk>, maps: Vec<RegionMap>, skip_holes: bool) -> Result<Serving> {
+pub fn serve(
+    config: &Config,
+    ring: &Ring,
+    disks: Vec<SourceDisk>,
+    maps: Vec<RegionMap>,
+    skip_holes: bool,
+) -> Result<Serving> {
     let ended = ring.resync_end();
     let progress = Arc::new(ResyncProgress::resumed(ended));
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();

@@ -144,7 +144,10 @@ fn refuse_other_vault(config: &Config) -> Result<()> {
             "use the farshore that wrote it, or correct vault in the configuration",
         ),
         Ok(Err(e)) => {
-            tracing::warn!("the vault {} cannot be used now: {e}; the disks are served and logged all the same", config.vault);
+            tracing::warn!(
+                "the vault {} cannot be used now: {e}; the disks are served and logged all the same",
+                config.vault
+            );
             Ok(())
         }
         Ok(Ok(_)) | Err(_) => Ok(()),
@@ -170,11 +173,20 @@ fn same_disks(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Res
     let changed = noted.disks.iter().zip(&now).find(|(a, b)| a != b);
     let why = match changed {
         Some((was, is)) if was.name == is.name => {
-            let source = config.disks.iter().find(|d| d.name == is.name).map_or_else(String::new, |d| d.source.display().to_string());
-            format!("disk {} ({source}) has {} bytes now and had {} when epoch {} began", is.name, is.size_bytes, was.size_bytes, noted.epoch)
+            let source = config
+                .disks
+                .iter()
+                .find(|d| d.name == is.name)
+                .map_or_else(String::new, |d| d.source.display().to_string());
+            format!(
+                "disk {} ({source}) has {} bytes now and had {} when epoch {} began",
+                is.name, is.size_bytes, was.size_bytes, noted.epoch
+            )
         }
         Some((was, is)) => format!("disk {} stands where disk {} was", is.name, was.name),
-        None => format!("it has {} disks now and had {} when epoch {} began", now.len(), noted.disks.len(), noted.epoch),
+        None => {
+            format!("it has {} disks now and had {} when epoch {} began", now.len(), noted.disks.len(), noted.epoch)
+        }
     };
     Err(fail(format!("the disks of group {} are not those it had", config.group))
         .because(anyhow::anyhow!(why))

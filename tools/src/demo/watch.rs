@@ -62,7 +62,9 @@ impl View {
             bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
         let style = |template: &str| {
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ")
+            ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("━╸ ")
         };
         let time = bars.add(ProgressBar::new(seconds * 1000));
         time.set_style(style("  load     {bar:40.cyan} {msg}"));

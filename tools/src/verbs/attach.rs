@@ -114,8 +114,11 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let stop = stop::on_signals()?;
     let listen = Listen::parse(&args.listen, &std::env::current_dir()?)
         .next("write --listen unix:/path/to.sock or tcp:127.0.0.1:10809")?;
-    let view = PointView::open(&args.target, &args.group, &args.point)
-        .next(format!("`farshore points {} --target {}` lists what there is", args.group, args.target.display()))?;
+    let view = PointView::open(&args.target, &args.group, &args.point).next(format!(
+        "`farshore points {} --target {}` lists what there is",
+        args.group,
+        args.target.display()
+    ))?;
     let names: Vec<_> = view.disks().iter().map(|d| d.name().clone()).collect();
     let disks: Vec<_> = names.into_iter().zip(view.private_disks()?).collect();
     let shown = disks
@@ -131,7 +134,8 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let served =
         Served { group: args.group.to_string(), point, disks: shown, seconds: started.elapsed().as_secs_f64() };
     out.print(&served, |s| {
-        let mut text = format!("{} in {}\n", s.point.line(), show_duration(std::time::Duration::from_secs_f64(s.seconds)));
+        let mut text =
+            format!("{} in {}\n", s.point.line(), show_duration(std::time::Duration::from_secs_f64(s.seconds)));
         for disk in &s.disks {
             text.push_str(&format!("  {} ({}): {}\n", disk.name, show_bytes(disk.size_bytes), disk.uri));
         }

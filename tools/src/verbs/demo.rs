@@ -125,7 +125,17 @@ fn start(site: &mut Site) -> Result<()> {
     site.start("run", &["run", text(&config)?])?;
     let socket = site.socket();
     site.wait("the export", STEP_MAX, || Ok(socket.exists()))?;
-    let process = ["process", "--vault", &vault, "--target", text(&target)?, "--point-interval", POINT_INTERVAL, "--poll", "100ms"];
+    let process = [
+        "process",
+        "--vault",
+        &vault,
+        "--target",
+        text(&target)?,
+        "--point-interval",
+        POINT_INTERVAL,
+        "--poll",
+        "100ms",
+    ];
     site.start("process", &process)
 }
 
@@ -201,7 +211,8 @@ fn tell(s: &Summary, dir: &Path) -> String {
     table.load_preset(comfy_table::presets::NOTHING);
     let seconds = |s: f64| show_duration(Duration::from_secs_f64(s));
     let equal = |e: bool| if e { "equal, byte by byte" } else { "DIFFERENT" };
-    table.add_row(["written by the load".to_owned(), format!("{} in {} writes", show_bytes(s.written_bytes), s.writes)]);
+    table
+        .add_row(["written by the load".to_owned(), format!("{} in {} writes", show_bytes(s.written_bytes), s.writes)]);
     table.add_row(["copied by initial replication".to_owned(), show_bytes(s.initial_bytes)]);
     table.add_row(["shipped to the vault".to_owned(), format!("{}, {:.1} to 1", show_bytes(s.shipped_bytes), s.ratio)]);
     table.add_row(["worst RPO under load".to_owned(), seconds(s.worst_rpo_seconds)]);

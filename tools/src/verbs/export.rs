@@ -82,8 +82,11 @@ struct FileShown {
 /// # Errors
 /// When there is no such point, a file is there already, or cannot be written.
 pub fn run(args: &Args, out: Output) -> Result<()> {
-    let view = PointView::open(&args.target, &args.group, &args.point)
-        .next(format!("`farshore points {} --target {}` lists what there is", args.group, args.target.display()))?;
+    let view = PointView::open(&args.target, &args.group, &args.point).next(format!(
+        "`farshore points {} --target {}` lists what there is",
+        args.group,
+        args.target.display()
+    ))?;
     let mut disks = view.disks();
     if let Some(wanted) = &args.disk {
         let names: Vec<String> = disks.iter().map(|d| d.name().to_string()).collect();
@@ -166,8 +169,10 @@ fn convert(raw: &Path, path: &Path) -> Result<()> {
         .what("cannot run qemu-img, which makes qcow2 files", "install qemu-utils, or export --format raw")?;
     if !output.status.success() {
         let _ = std::fs::remove_file(&partial);
-        bail!(fail(format!("qemu-img could not make {}", path.display()))
-            .because(anyhow::anyhow!("{}", String::from_utf8_lossy(&output.stderr).trim())));
+        bail!(
+            fail(format!("qemu-img could not make {}", path.display()))
+                .because(anyhow::anyhow!("{}", String::from_utf8_lossy(&output.stderr).trim()))
+        );
     }
     std::fs::File::open(&partial)?.sync_all().context("cannot fsync the qcow2 file")?;
     std::fs::rename(&partial, path)?;

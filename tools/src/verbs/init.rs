@@ -27,8 +27,10 @@ struct Made {
 /// # Errors
 /// When the store cannot be reached or written, or a vault is there already.
 pub fn run(args: &Args, out: Output) -> Result<()> {
-    let vault = block_on(Vault::init(&args.vault))?
-        .what(format!("no vault was made at {}", args.vault), "see the cause; `farshore status --vault URL` shows a vault that exists")?;
+    let vault = block_on(Vault::init(&args.vault))?.what(
+        format!("no vault was made at {}", args.vault),
+        "see the cause; `farshore status --vault URL` shows a vault that exists",
+    )?;
     let made = Made { vault: vault.url().to_owned(), id: vault.id().to_owned() };
     out.print(&made, |m| {
         format!("vault {} made at {}\nnext: farshore run CONFIG at the source, farshore process --vault {} --target DIR at the target", m.id, m.vault, m.vault)

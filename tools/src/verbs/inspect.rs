@@ -70,9 +70,9 @@ fn segments(path: &Path, records: bool) -> Result<Value> {
         let index = Index::read(&mut file, offset, None)
             .with_context(|| format!("{} is damaged at offset {offset}", path.display()))?;
         for block in 0..u32::try_from(index.block_count())? {
-            index
-                .read_block(&mut file, offset, block)
-                .with_context(|| format!("{} is damaged in block {block} of the segment at {offset}", path.display()))?;
+            index.read_block(&mut file, offset, block).with_context(|| {
+                format!("{} is damaged in block {block} of the segment at {offset}", path.display())
+            })?;
         }
         all.push(segment(&index, offset, records));
         offset += index.total_len();

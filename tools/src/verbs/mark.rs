@@ -26,8 +26,13 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let run_dir = config.map_or_else(paths::run_dir, |c| c.run_dir);
     match control::ask(&run_dir, &group, &Ask::Mark { name: args.name.clone() })? {
         Reply::Marked(marked) => out.print(&marked, |m| {
-            format!("mark {:?} at {}:{}; it becomes a recovery point once the target has replayed it", m.name, m.epoch, m.seq)
+            format!(
+                "mark {:?} at {}:{}; it becomes a recovery point once the target has replayed it",
+                m.name, m.epoch, m.seq
+            )
         }),
-        Reply::Status(_) | Reply::Refused { .. } => bail!("the agent of group {group} answered something else than was asked"),
+        Reply::Status(_) | Reply::Refused { .. } => {
+            bail!("the agent of group {group} answered something else than was asked")
+        }
     }
 }

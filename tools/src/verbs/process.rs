@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use farshore_processor::gap::GAP_PATIENCE;
 use farshore_processor::processor::{POINT_INTERVAL, POLL};
 use farshore_processor::retention::{MAX_AGE, MAX_POINTS};
 use farshore_processor::stop::Stop;
@@ -44,6 +45,9 @@ pub struct Args {
     /// Time between two looks for a new segment [default: 500ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     poll: Option<Duration>,
+    /// How long a segment may be missing while later ones are there, before its group stops [default: 60s].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    gap_patience: Option<Duration>,
 }
 
 /// What became of a group.
@@ -67,6 +71,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         retention: args.retention.unwrap_or(MAX_AGE),
         max_points: args.max_points,
         poll: args.poll.unwrap_or(POLL),
+        gap_patience: args.gap_patience.unwrap_or(GAP_PATIENCE),
         ..ProcessorConfig::new(args.vault.clone(), args.target.clone())
     };
     ensure!(config.point_interval >= POINT_INTERVAL_MIN, "--point-interval must be {POINT_INTERVAL_MIN:?} or more");
@@ -102,10 +107,8 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         })
         .collect();
     out.print(&shown, |all| text(all))?;
-    let stopped: Vec<String> = shown
-        .iter()
-        .filter_map(|o| o.error.as_ref().map(|e| format!("group {}: {e}", o.group)))
-        .collect();
+    let stopped: Vec<String> =
+        shown.iter().filter_map(|o| o.error.as_ref().map(|e| format!("group {}: {e}", o.group))).collect();
     if stopped.is_empty() {
         return Ok(());
     }

@@ -26,7 +26,8 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let config = Config::read(&args.config)?;
     agent::run(&config, &stop, |answers| {
         out.print(&answers.status(), |s| {
-            let mut text = format!("group {} is served through {}, epoch {}, {}\n", s.group, s.engine, s.epoch, s.state);
+            let mut text =
+                format!("group {} is served through {}, epoch {}, {}\n", s.group, s.engine, s.epoch, s.state);
             for disk in &s.disks {
                 text.push_str(&format!("  {} ({}): {}\n", disk.name, show_bytes(disk.size_bytes), disk.uri));
             }

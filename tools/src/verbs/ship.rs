@@ -31,7 +31,7 @@ pub struct Args {
 /// # Errors
 /// When the ring or the vault cannot be used, or another shipper of the group runs.
 pub fn run(args: &Args) -> Result<()> {
-    let stop = stop::on_signals()?;
+    let stop = if args.child { stop::on_terminate()? } else { stop::on_signals()? };
     let config = Config::read(&args.config)?;
     if args.child {
         stop_at_end_of_input(Arc::clone(&stop))?;

@@ -88,9 +88,9 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     }
     let vault = match &args.vault {
         None => None,
-        Some(url) => Some(
-            block_on(Vault::open(url))?.what(format!("the vault {url} cannot be opened"), "check the URL")?,
-        ),
+        Some(url) => {
+            Some(block_on(Vault::open(url))?.what(format!("the vault {url} cannot be opened"), "check the URL")?)
+        }
     };
     let mut rows = Vec::new();
     for group in groups(only.as_ref(), vault.as_ref(), args)? {
@@ -115,7 +115,13 @@ fn groups(only: Option<&GroupName>, vault: Option<&Vault>, args: &Args) -> Resul
     Ok(all)
 }
 
-fn row(group: &GroupName, config: Option<&Config>, asked: bool, vault: Option<&Vault>, args: &Args) -> Result<GroupRow> {
+fn row(
+    group: &GroupName,
+    config: Option<&Config>,
+    asked: bool,
+    vault: Option<&Vault>,
+    args: &Args,
+) -> Result<GroupRow> {
     let run_dir = config.map_or_else(paths::run_dir, |c| c.run_dir.clone());
     let source = match control::ask(&run_dir, group, &Ask::Status) {
         Ok(Reply::Status(status)) => Some(status),
@@ -187,7 +193,10 @@ fn text(rows: &[GroupRow]) -> String {
     for row in rows {
         let dash = || "-".to_owned();
         let source = row.source.as_ref().map_or_else(dash, |s| format!("{} (shipper {})", s.state, s.shipper));
-        let vault = row.vault.as_ref().map_or_else(dash, |v| format!("epoch {}, {} segments, {}", v.epoch, v.segments, show_bytes(v.bytes)));
+        let vault = row
+            .vault
+            .as_ref()
+            .map_or_else(dash, |v| format!("epoch {}, {} segments, {}", v.epoch, v.segments, show_bytes(v.bytes)));
         let t = row.target.as_ref();
         let state = t.and_then(|t| t.state.as_ref()).map_or_else(dash, |s| match s {
             GroupState::InitialReplication => "initial replication".to_owned(),
@@ -202,7 +211,8 @@ fn text(rows: &[GroupRow]) -> String {
         if let Some(problem) = t.and_then(|t| t.vault_problem.as_ref()) {
             below.push_str(&format!("\n{}: the vault cannot be read: {problem}", row.group));
         }
-        let age = t.map_or_else(dash, |t| format!("{} old", show_duration(std::time::Duration::from_secs_f64(t.lag_seconds))));
+        let age = t
+            .map_or_else(dash, |t| format!("{} old", show_duration(std::time::Duration::from_secs_f64(t.lag_seconds))));
         table.add_row([
             row.group.clone(),
             source,
@@ -214,7 +224,12 @@ fn text(rows: &[GroupRow]) -> String {
             t.map_or_else(dash, |t| t.points.to_string()),
         ]);
         for disk in row.source.iter().flat_map(|s| &s.disks).filter(|d| d.lost_bytes > 0) {
-            below.push_str(&format!("\n{}: disk {}: {} to copy or to be confirmed", row.group, disk.name, show_bytes(disk.lost_bytes)));
+            below.push_str(&format!(
+                "\n{}: disk {}: {} to copy or to be confirmed",
+                row.group,
+                disk.name,
+                show_bytes(disk.lost_bytes)
+            ));
         }
     }
     format!("{table}{below}")

@@ -103,13 +103,17 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     bar.finish_and_clear();
     let missing = args.groups.iter().find(|g| !all.iter().any(|v| v.group == g.as_str()));
     if let Some(group) = missing {
-        bail!(fail(format!("group {group} is neither in the vault nor under the target")).next("`farshore status --vault URL --target DIR` lists the groups"));
+        bail!(
+            fail(format!("group {group} is neither in the vault nor under the target"))
+                .next("`farshore status --vault URL --target DIR` lists the groups")
+        );
     }
     out.print(&all, |all| text(all))?;
     let damaged: Vec<&str> = all.iter().filter(|v| !v.sound).map(|v| v.group.as_str()).collect();
     ensure!(
         damaged.is_empty(),
-        fail(format!("damage was found in group {}", damaged.join(", "))).next("nothing was changed; points before the damage are good, and `farshore export` saves them")
+        fail(format!("damage was found in group {}", damaged.join(", ")))
+            .next("nothing was changed; points before the damage are good, and `farshore export` saves them")
     );
     Ok(())
 }
@@ -121,7 +125,13 @@ fn text(all: &[Verified]) -> String {
     }
     for v in all {
         let verdict = if v.sound { "sound" } else { "DAMAGED" };
-        text.push_str(&format!("{} ({}): {verdict}, {} objects, {} read\n", v.group, v.part, v.objects, show_bytes(v.bytes)));
+        text.push_str(&format!(
+            "{} ({}): {verdict}, {} objects, {} read\n",
+            v.group,
+            v.part,
+            v.objects,
+            show_bytes(v.bytes)
+        ));
         for f in &v.findings {
             let mark = if f.damage { "damage" } else { "note" };
             text.push_str(&format!("  {mark}: {}: {}\n", f.at, f.what));
