@@ -75,6 +75,7 @@ fn a_configuration_that_is_wrong_is_refused() {
 fn a_disk_whose_size_changed_is_refused_and_nothing_else_happens_to_it() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();
+    site.wait_protected();
     write_random(&site, 1, 20, 50_000);
     site.stop_agent();
     let source = site.disks[0].source.clone();
@@ -90,6 +91,7 @@ fn a_disk_whose_size_changed_is_refused_and_nothing_else_happens_to_it() {
 fn a_second_agent_of_a_group_is_refused_and_the_first_goes_on() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();
+    site.wait_protected();
     write_random(&site, 1, 5, 50_000);
     refused(agent(&site), &[GROUP]);
     write_random(&site, 2, 5, 50_000);
@@ -102,6 +104,7 @@ fn a_second_agent_of_a_group_is_refused_and_the_first_goes_on() {
 fn a_vault_of_another_version_is_refused_by_every_verb() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();
+    site.wait_protected();
     write_random(&site, 1, 20, 50_000);
     site.stop_agent();
     let _ = site.process_once().good();
@@ -132,6 +135,7 @@ struct TwoStretches {
 fn two_stretches() -> TwoStretches {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();
+    site.wait_protected();
     write_random(&site, 1, 40, 50_000);
     let mark = site.mark("between");
     let between = site.path("between");
