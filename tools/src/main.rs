@@ -7,6 +7,7 @@ mod demo;
 mod failure;
 mod output;
 mod paths;
+mod point;
 mod stop;
 mod units;
 mod verbs;

@@ -6,29 +6,22 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use farshore_changelog::crashsafe;
-use farshore_changelog::ids::{DiskName, GroupName};
-use farshore_processor::resolve::PointSpec;
+use farshore_changelog::ids::DiskName;
 use farshore_processor::view::export::export;
-use farshore_processor::view::{PointDisk, PointView, ReadDisk};
+use farshore_processor::view::{PointDisk, ReadDisk};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Next, fail};
 use crate::output::Output;
+use crate::point::{PointArgs, PointShown};
 use crate::units::show_bytes;
-use crate::verbs::attach::PointShown;
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The group.
-    group: GroupName,
-    /// The target folder.
-    #[arg(long, value_name = "DIR")]
-    target: PathBuf,
-    /// latest, an id (p7), an RFC 3339 time, a seq (1234), or epoch:seq (2:1234).
-    #[arg(long, default_value = "latest")]
-    point: PointSpec,
+    #[command(flatten)]
+    which: PointArgs,
     /// The file to be made; of a group with several disks, the folder in which DISK.raw or DISK.qcow2 are made.
     #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
@@ -82,16 +75,12 @@ struct FileShown {
 /// # Errors
 /// When there is no such point, a file is there already, or cannot be written.
 pub fn run(args: &Args, out: Output) -> Result<()> {
-    let view = PointView::open(&args.target, &args.group, &args.point).next(format!(
-        "`farshore points {} --target {}` lists what there is",
-        args.group,
-        args.target.display()
-    ))?;
+    let view = args.which.open()?;
     let mut disks = view.disks();
     if let Some(wanted) = &args.disk {
         let names: Vec<String> = disks.iter().map(|d| d.name().to_string()).collect();
         disks.retain(|d| d.name() == wanted);
-        ensure!(!disks.is_empty(), "group {} has no disk {wanted}: it has {}", args.group, names.join(", "));
+        ensure!(!disks.is_empty(), "group {} has no disk {wanted}: it has {}", args.which.group, names.join(", "));
     }
     let ending = args.output.extension().is_some_and(|e| e == "qcow2");
     let format = args.format.unwrap_or(if ending { Format::Qcow2 } else { Format::Raw });
@@ -107,7 +96,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         };
         files.push(one(&disk, &path, format, args.force, out)?);
     }
-    let exported = Exported { group: args.group.to_string(), point: PointShown::of(view.point()), files };
+    let exported = Exported { group: args.which.group.to_string(), point: PointShown::of(view.point()), files };
     out.print(&exported, |e| {
         let mut text = format!("{}\n", e.point.line());
         for f in &e.files {

@@ -5,36 +5,27 @@ use std::time::Duration;
 
 use anyhow::Result;
 use farshore_capture::server::Listen;
-use farshore_changelog::ids::GroupName;
 use farshore_processor::failover::{self, DEFAULT_NAME, Progress, Request, failover};
-use farshore_processor::resolve::PointSpec;
-use farshore_processor::view::ReadDisk;
 use farshore_vault::Vault;
 use serde::Serialize;
 
 use crate::failure::Next;
 use crate::output::Output;
 use crate::paths;
+use crate::point::{DiskShown, PointArgs, PointShown};
 use crate::stop;
-use crate::units::{show_bytes, show_duration};
-use crate::verbs::attach::{DiskShown, PointShown};
+use crate::units::show_duration;
 use crate::verbs::block_on;
-use crate::view_export::{NamedDisk, serve, serve_until, uri};
+use crate::view_export::{NamedDisk, serve, serve_until};
 
 /// Arguments of `failover`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The group.
-    group: GroupName,
+    #[command(flatten)]
+    which: PointArgs,
     /// The vault; the source is fenced through it.
     #[arg(long, value_name = "URL")]
     vault: String,
-    /// The target folder.
-    #[arg(long, value_name = "DIR")]
-    target: PathBuf,
-    /// latest, an id (p7), an RFC 3339 time, a seq (1234), or epoch:seq (2:1234).
-    #[arg(long, default_value = "latest")]
-    point: PointSpec,
     /// Where to serve [default: unix:GROUP-failover.sock in the run folder].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -70,14 +61,14 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let stop = stop::on_signals()?;
     let address = match &args.listen {
         Some(address) => address.clone(),
-        None => format!("unix:{}", paths::run_dir().join(format!("{}-{}.sock", args.group, args.name)).display()),
+        None => format!("unix:{}", paths::run_dir().join(format!("{}-{}.sock", args.which.group, args.name)).display()),
     };
     let listen = Listen::parse(&address, &std::env::current_dir()?)
         .next("write --listen unix:/path/to.sock or tcp:127.0.0.1:10809")?;
     let request = Request {
-        target: args.target.clone(),
-        group: args.group.clone(),
-        point: args.point.clone(),
+        target: args.which.target.clone(),
+        group: args.which.group.clone(),
+        point: args.which.point.clone(),
         name: args.name.clone(),
     };
     let mut tell = |progress: Progress| {
@@ -91,18 +82,11 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     })?
     .next("see the cause; the same command goes on where it stopped")?;
     let disks: Vec<NamedDisk> = done.disks.into_iter().map(|d| (d.base().name().clone(), d)).collect();
-    let shown = disks
-        .iter()
-        .map(|(name, disk)| DiskShown {
-            name: name.to_string(),
-            size_bytes: disk.size_bytes(),
-            uri: uri(&listen, name.as_str()),
-        })
-        .collect();
+    let shown = DiskShown::all(&disks, &listen);
     let point = PointShown::of(&done.point);
     let server = serve(disks, &listen, &point.line())?;
     let served = Served {
-        group: args.group.to_string(),
+        group: args.which.group.to_string(),
         point,
         epoch: done.epoch.0,
         cut: CutShown { epoch: done.cut.epoch.0, segment: done.cut.number.0 },
@@ -128,7 +112,7 @@ fn text(s: &Served) -> String {
     let took = show_duration(Duration::from_secs_f64(s.seconds));
     let mut text = format!("group {} is failed over in {took}: {}\nattach to the VM:\n", s.group, s.point.line());
     for disk in &s.disks {
-        text.push_str(&format!("  {} ({}): {}\n", disk.name, show_bytes(disk.size_bytes), disk.uri));
+        text.push_str(&disk.line());
     }
     if let Some(disk) = s.disks.first() {
         text.push_str(&format!("for example: qemu-system-x86_64 … -drive file='{}',format=raw,if=virtio\n", disk.uri));
