@@ -74,6 +74,14 @@ impl ResyncProgress {
         inner.advance(log);
     }
 
+    /// Puts the `resync end` of a log that goes on, in which nothing is lost although it may have an open `resync begin`: whoever
+    /// put that died before the lost bit was durable, and the operation was settled since. Before any lane runs.
+    pub fn close(&self, log: &mut LaneLog) {
+        let mut inner = self.inner();
+        inner.begun = true;
+        inner.advance(log);
+    }
+
     /// The last record of a region is in the log, or none is needed. Puts `resync end` after the last region.
     pub(crate) fn copied(&self, log: &mut LaneLog, bytes: u64) {
         let mut inner = self.inner();

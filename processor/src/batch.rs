@@ -145,7 +145,9 @@ pub fn position_after(
     for entry in records {
         let record = &entry.record;
         match record.op {
-            Op::ResyncWrite | Op::ResyncZeroes => after.resync_applied += record.len,
+            Op::ResyncWrite | Op::ResyncZeroes => {
+                after.resync_applied = after.resync_applied.saturating_add(record.len);
+            }
             Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => {}
         }
     }

@@ -307,7 +307,9 @@ impl GroupTask {
         if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {
             let current = (replay.position().epoch, replay.position().number);
             let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
-            let before = UnixMicros(clock::wall().0.saturating_sub(retention));
+            // Neither a dead source's clock nor a target's that jumped makes a young segment old.
+            let now_at_most = clock::wall().min(replay.position().time);
+            let before = UnixMicros(now_at_most.0.saturating_sub(retention));
             match self.fetcher.block_on(self.pruner.prune(needed, before, current)) {
                 Ok(done) => self.log_pruned = done.then_some(now),
                 Err(e) => {

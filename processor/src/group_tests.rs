@@ -362,7 +362,7 @@ fn retention_keeps_what_points_and_leases_need_and_no_more() {
     let site = Site::new();
     let mut source = shipped(&site, "web01", 13, 0);
     site.ship(&mut source);
-    let config = ProcessorConfig { max_points: 3, ..site.config() };
+    let config = ProcessorConfig { max_points: 3, retention: Duration::from_secs(1000), ..site.config() };
     let once = || {
         let processor = Processor::open_vault(config.clone(), site.vault.clone()).unwrap();
         processor.run_once().unwrap().pop().unwrap()

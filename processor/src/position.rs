@@ -290,6 +290,8 @@ impl PositionFile {
     /// [`TargetError::Io`], [`TargetError::Damaged`], [`TargetError::Version`].
     pub fn open(path: &Path) -> Result<Self, TargetError> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
+        // A process that was killed may have left the newest slot in memory only, and the next write goes over the other one.
+        file.sync_data().map_err(TargetError::io("fdatasync", path))?;
         let (slot, current) = newest(path, &file)?;
         Ok(Self { path: path.to_path_buf(), file, slot, current, failed: false })
     }

@@ -53,8 +53,8 @@ impl Replay {
     }
 }
 
-/// Writes what `batches` saved into the images. All of it is content at the position: where two batches hold the same range
-/// they say the same, so the order does not matter.
+/// Writes what `batches` saved into the images, the first batch last: what it saved is content at the position. A later one says
+/// the same where its run is the same, and something newer where the position fell back over more than one batch.
 fn write_back(
     dir: &GroupDir,
     group: &GroupName,
@@ -62,7 +62,7 @@ fn write_back(
     images: &mut [Image],
 ) -> Result<(), TargetError> {
     let mut reader = JournalReader::open(&dir.undo(), group.clone())?;
-    for (at, index) in batches {
+    for (at, index) in batches.iter().rev() {
         let mut open: Option<(u32, Vec<u8>)> = None;
         for entry in index.records() {
             let record = &entry.record;

@@ -97,7 +97,7 @@ impl LogPruner {
     }
 
     /// The newest watermark of an epoch: its segments bear it, so the newest log segment that can be read has it.
-    async fn watermark(&mut self, epoch: Epoch, numbers: &[SegmentNo]) -> Result<SegmentNo, VaultError> {
+    pub(crate) async fn watermark(&mut self, epoch: Epoch, numbers: &[SegmentNo]) -> Result<SegmentNo, VaultError> {
         for number in numbers.iter().rev().take(WATERMARK_LOOKS_MAX) {
             if let Some(known) = self.head(epoch, *number).await? {
                 return Ok(known.watermark);

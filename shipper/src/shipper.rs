@@ -82,7 +82,8 @@ impl Shipper {
         let lock = lock(&config.state_dir)?;
         let ring = Ring::open(&config.ring_path)?;
         let opened = Self::continue_on(config, vault, &ring, lock);
-        if opened.is_err() {
+        // A fence is for good: were another state said, capture would log again, into a ring that nobody empties.
+        if opened.is_err() && ring.shipper_state() != ShipperState::Fenced {
             ring.set_shipper_state(ShipperState::Stopped);
         }
         opened
@@ -164,8 +165,8 @@ impl Shipper {
             Role::Discard(consumer) => work.discard(consumer),
         };
         match &ended {
+            _ if work.ring.shipper_state() == ShipperState::Fenced => {}
             Err(_) => work.ring.set_shipper_state(ShipperState::Stopped),
-            Ok(()) if work.ring.shipper_state() == ShipperState::Fenced => {}
             Ok(()) => work.ring.set_shipper_state(ShipperState::Starting),
         }
         ended

@@ -48,7 +48,7 @@ fn on(wanted: &[Signal]) -> Result<Arc<AtomicBool>> {
 }
 
 /// Waits until the flag is set, or `going` says no.
-pub fn wait_while(stop: &AtomicBool, going: impl Fn() -> bool) {
+pub fn wait_while(stop: &AtomicBool, mut going: impl FnMut() -> bool) {
     while !stop.load(Ordering::Acquire) && going() {
         clock::sleep(POLL);
     }

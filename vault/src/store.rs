@@ -184,7 +184,10 @@ impl Store {
             while let Some(meta) = timely("list", prefix, ANSWER_TIMEOUT, listed.try_next()).await?.transpose() {
                 let meta = meta.map_err(|e| VaultError::of_store(format!("list {prefix}"), e))?;
                 match Key::parse(meta.location.as_ref()) {
-                    Some(Key::Segment(_, _, number)) if number >= from => lowest.push((number, meta.size)),
+                    // The last number of all has none after it; no writer comes that far.
+                    Some(Key::Segment(_, _, number)) if number >= from && number.0 < u64::MAX => {
+                        lowest.push((number, meta.size));
+                    }
                     _ => {}
                 }
                 if lowest.len() > LISTED_MAX {

@@ -18,6 +18,7 @@ use crossbeam_channel::Receiver;
 use farshore_changelog::clock;
 use slab::Slab;
 
+pub use crate::nbd::conn::PAYLOAD_STALL_MAX;
 pub(crate) use command::Command;
 pub use command::{COMMANDS_MAX, LaneAccess, LaneGone, LaneHandle};
 pub use listener::CONNECTIONS_PER_LISTENER_MAX;
@@ -90,6 +91,23 @@ pub(crate) struct Lane<D> {
     stopping: Option<Stopping>,
 }
 
+/// A lane at work. When it fails or panics, its devices and what they have in flight are left as a dead process leaves them:
+/// dropped, they would abort operations that the disk has or may still get, and nobody would know that the log lacks them. Who
+/// takes the ring over settles them.
+struct Running<D> {
+    lane: Option<Lane<D>>,
+    /// Completions that were not handed to their owners yet.
+    done: Vec<Completion>,
+}
+
+impl<D> Drop for Running<D> {
+    fn drop(&mut self) {
+        if let Some(Lane { engine, disks, .. }) = self.lane.take() {
+            std::mem::forget((engine, disks, std::mem::take(&mut self.done)));
+        }
+    }
+}
+
 impl<D: Device> Lane<D> {
     pub(crate) fn new(number: usize, engine: Box<dyn Engine>, devices: Vec<D>, commands: Receiver<Command<D>>) -> Self {
         let now = clock::mono();
@@ -112,8 +130,16 @@ impl<D: Device> Lane<D> {
     ///
     /// # Errors
     /// [`LaneError`].
-    pub(crate) fn run(mut self) -> Result<(), LaneError> {
-        let mut done = Vec::new();
+    pub(crate) fn run(self) -> Result<(), LaneError> {
+        let mut running = Running { lane: Some(self), done: Vec::new() };
+        if let Some(lane) = &mut running.lane {
+            lane.work(&mut running.done)?;
+        }
+        drop(running.lane.take());
+        Ok(())
+    }
+
+    fn work(&mut self, done: &mut Vec<Completion>) -> Result<(), LaneError> {
         loop {
             let now = clock::mono();
             self.take_commands(now);
@@ -124,7 +150,7 @@ impl<D: Device> Lane<D> {
                 return Ok(());
             }
             let timeout = self.timeout(now);
-            let waited = self.engine.wait(timeout, &mut done);
+            let waited = self.engine.wait(timeout, done);
             waited.map_err(|source| LaneError::Engine { engine: self.engine.name(), source })?;
             let now = clock::mono();
             for completion in done.drain(..) {

@@ -336,8 +336,8 @@ fn check_words(words: &HeaderWords) -> Result<(), String> {
     let confirmed = words.confirmed_seq.load(Acquire);
     let read = words.read_seq.load(Acquire);
     let void_below = words.void_below.load(Acquire);
-    let next = words.next_seq.load(Acquire);
     let resync_end = words.resync_end.load(Acquire);
+    let next = words.next_seq.load(Acquire);
     let beyond = confirmed >= next || resync_end >= next || read > next || void_below > next || next > COUNTER_MAX;
     if read == 0 || void_below == 0 || beyond {
         return Err(format!(

@@ -10,6 +10,9 @@ pub const FOOTER_MAGIC: [u8; 8] = *b"GESHSRAF";
 /// The version this program writes, and the only one it reads.
 pub const VERSION_1: u16 = 1;
 
+/// Largest epoch, number and seq of a segment: readers count on from them.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// Largest segment, in bytes.
 pub const TOTAL_MAX_BYTES: u64 = 64 << 20;
 /// Largest raw index, in bytes.

@@ -2,7 +2,7 @@
 //! before it takes a record, the reader after it has decoded one: what one side refuses, the other never produces.
 
 use super::error::limit;
-use super::layout::{BLOCK_CLOSES_AT_BYTES, RECORDS_MAX};
+use super::layout::{BLOCK_CLOSES_AT_BYTES, COUNTER_MAX, RECORDS_MAX};
 use super::{IndexRecord, Kind, SegmentError, SegmentHead};
 use crate::ids::{DISKS_PER_GROUP_MAX, Epoch, Hash, MARK_NAME_MAX_BYTES, SegmentNo, Seq};
 use crate::op::{Op, Record, RecordFlags};
@@ -261,6 +261,9 @@ fn check_head(head: &SegmentHead) -> Result<(), SegmentError> {
     let damaged = |what| Err(SegmentError::Damaged { what });
     if head.epoch.0 == 0 || head.number.0 == 0 || head.first_seq.0 == 0 {
         return damaged("epoch, number and first_seq begin at 1");
+    }
+    if head.epoch.0.max(head.number.0).max(head.last_seq.0) > COUNTER_MAX {
+        return damaged("epoch, number or last_seq is beyond what a writer reaches");
     }
     if head.last_seq.0 < head.first_seq.0 - 1 {
         return damaged("last_seq is below first_seq - 1");

@@ -10,6 +10,7 @@ use super::FailoverError;
 use super::note::{self, FORMAT, Note, Stage};
 use crate::position::ReplayPosition;
 use crate::target::GroupDir;
+use crate::vault_retention::LogPruner;
 
 /// Epochs that others open in between while a failover tries to open its own.
 const EPOCH_TRIES_MAX: u32 = 16;
@@ -99,7 +100,8 @@ pub(super) async fn seal(
         let mut seal = SegmentNo(0);
         let mut epoch = position.epoch;
         while epoch <= last {
-            let above = if epoch == position.epoch { position.number } else { SegmentNo(0) };
+            let applied = if epoch == position.epoch { position.number } else { SegmentNo(0) };
+            let above = applied.max(watermark(vault, epoch, applied).await?);
             let by = if epoch == last {
                 note.epoch.clone()
             } else {
@@ -110,8 +112,24 @@ pub(super) async fn seal(
             epoch = epoch.next();
         }
         (note.seal, note.stage) = (Some(seal), Stage::Sealed);
+        // The epoch may be that of another overlay's note, and this one's folder not there yet.
+        crashsafe::create_dir_all(&dir.overlay(name))?;
         note.write(&note::path(dir, name))?;
     }
     let seal = note.seal.unwrap_or_default();
     Ok(Cut { epoch: last, number: SegmentNo(seal.0.saturating_sub(1)) })
+}
+
+/// What the newest segments of `epoch` above `applied` say is confirmed. A number at or below it that is not there is no free
+/// number: it was lost or pruned, and a seal in its place would end the log before segments that count, in silence.
+async fn watermark(vault: &GroupVault, epoch: Epoch, applied: SegmentNo) -> Result<SegmentNo, FailoverError> {
+    let (mut numbers, mut last) = (Vec::new(), applied);
+    // A listing has a limit, so it is asked until nothing comes after.
+    loop {
+        let listed = vault.list_segments(epoch, last.next()).await?;
+        let Some((newest, _)) = listed.last() else { break };
+        last = *newest;
+        numbers = listed.into_iter().map(|(number, _)| number).collect();
+    }
+    Ok(LogPruner::new(vault.clone()).watermark(epoch, &numbers).await?)
 }

@@ -8,6 +8,7 @@ use farshore_changelog::op::Op;
 use farshore_changelog::segment::Index;
 use farshore_changelog::units::ByteRange;
 
+use super::journal::blocks_are_whole;
 use super::reader::{Found, JournalReader};
 use crate::error::TargetError;
 use crate::extents::{Cut, Extents};
@@ -71,9 +72,9 @@ impl UndoIndex {
         let mut index = Self { reader, from, scanned: from, disks, batches: VecDeque::new(), blocks: VecDeque::new() };
         let published = super::published::read(&undo.join("published"))?.unwrap_or(0);
         index.refresh(published)?;
-        // Beyond what was published (it is lost with the power): a complete batch says the truth, anything else never changed
-        // an image.
-        while index.scan_one()? {}
+        // Beyond what was published (it is lost with the power): a whole batch says the truth, anything else never changed
+        // an image, and replay cuts it off when it comes back and puts another one there.
+        while index.scan_whole()? {}
         Ok(index)
     }
 
@@ -127,6 +128,16 @@ impl UndoIndex {
         }
         self.scanned += index.total_len();
         Ok(true)
+    }
+
+    /// As [`UndoIndex::scan_one`] for a batch that nobody said to be durable: its blocks are proved too.
+    fn scan_whole(&mut self) -> Result<bool, TargetError> {
+        let at = self.scanned;
+        let Found::Batch(index) = self.reader.batch_at(at)? else { return Ok(false) };
+        if !blocks_are_whole(&mut self.reader, at, &index)? {
+            return Ok(false);
+        }
+        self.scan_one()
     }
 
     /// `range` of `disk` in order without a gap: where the content of each piece is saved, `None` where it is in the image.

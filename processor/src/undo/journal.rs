@@ -81,8 +81,8 @@ impl Journal {
         loop {
             let index = match reader.batch_at(journal.end)? {
                 Found::Batch(index) => index,
-                Found::End if journal.end < undo_end => {
-                    let what = "the undo journal ends before the position";
+                Found::End if journal.end < undo_end.max(published) => {
+                    let what = "the undo journal ends before the position, or before what was published";
                     return Err(TargetError::damaged(undo, journal.end, what));
                 }
                 Found::End => break,
@@ -119,6 +119,15 @@ impl Journal {
             if at >= undo_end {
                 beyond.push((at, index));
             }
+        }
+        if journal.end > undo_end {
+            // A process that was killed before its fdatasync may have left them in memory only, and what comes next goes into
+            // a new file: without this a power cut could take them and leave that one, and a view may have read them.
+            for file in files::list(undo)?.iter().filter(|file| file.end() > undo_end) {
+                let synced = File::open(&file.path).and_then(|open| open.sync_all());
+                synced.map_err(TargetError::io("fsync", &file.path))?;
+            }
+            crashsafe::sync_dir(undo).map_err(TargetError::io("fsync", undo))?;
         }
         Ok(Opened { journal, beyond })
     }
@@ -233,7 +242,8 @@ fn scan_start(reader: &JournalReader, undo_end: u64) -> u64 {
     before.or(reader.files().first()).map_or(0, |file| file.start)
 }
 
-fn blocks_are_whole(reader: &mut JournalReader, at: u64, index: &Index) -> Result<bool, TargetError> {
+/// Whether every block of the batch `index` at the journal offset `at` is what was sealed.
+pub(super) fn blocks_are_whole(reader: &mut JournalReader, at: u64, index: &Index) -> Result<bool, TargetError> {
     for block in 0..u32::try_from(index.block_count()).expect("a block count has 32 bits") {
         match reader.block(at, index, block) {
             Ok(_) => {}

@@ -75,6 +75,10 @@ pub fn enable(config: &Config, adopt: bool) -> Result<Enabled> {
 /// As [`enable`].
 pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enabled> {
     let state = SourceState::new(&config.state_dir);
+    if adopt {
+        // A killed agent's shipper may still open the noted epoch, and would note that of the new one.
+        super::start::wait_for_old_shipper(config)?;
+    }
     let noted = state.epoch()?;
     if let (Some(noted), false) = (&noted, adopt) {
         return Ok(Enabled { epoch: noted.epoch, new: false });
@@ -98,12 +102,13 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
             .into());
     }
     let parent = newest.map(|(object, _)| object.epoch);
-    let noted_epoch = noted.map_or(Epoch(0), |n| n.epoch);
+    // The number of an epoch that was never opened is free: one above it would have no parent in the vault.
+    let least = noted.as_ref().map_or(Epoch(1), |n| if n.opened { n.epoch.next() } else { n.epoch });
     let epoch = SourceEpoch {
         group: config.group.clone(),
-        epoch: parent.unwrap_or(Epoch(0)).max(noted_epoch).next(),
+        epoch: parent.unwrap_or(Epoch(0)).next().max(least),
         parent,
-        reason: if parent.is_none() && noted_epoch == Epoch(0) { Reason::FirstStart } else { Reason::AskedFor },
+        reason: if parent.is_none() && noted.is_none() { Reason::FirstStart } else { Reason::AskedFor },
         nonce: Nonce::random(),
         created: clock::wall().timestamp(),
         disks: table(disks),
@@ -112,7 +117,24 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     };
     // Without this a ring of the state folder's earlier life could be taken for this epoch's.
     crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)).context("the old ring cannot be removed")?;
+    if adopt {
+        keep_spool(config, noted.map_or(Epoch(0), |n| n.epoch))?;
+    }
     state.set_epoch(&epoch)?;
     state.forget_fence()?;
     Ok(Enabled { epoch: epoch.epoch, new: true })
+}
+
+/// What an earlier epoch could not ship is no part of the new one. It is moved beside the spool, not removed: it may be the only
+/// copy of what a fenced source wrote.
+fn keep_spool(config: &Config, epoch: Epoch) -> Result<()> {
+    let holds_any = std::fs::read_dir(&config.spool_dir).is_ok_and(|mut entries| entries.next().is_some());
+    if holds_any {
+        let mut kept = config.spool_dir.as_os_str().to_owned();
+        kept.push(format!(".kept-{epoch}-{}", clock::wall().0));
+        std::fs::rename(&config.spool_dir, &kept).context("the old spool cannot be moved aside")?;
+        crashsafe::sync_parent(&config.spool_dir)?;
+        tracing::warn!("what epoch {epoch} could not ship is kept in {}", kept.display());
+    }
+    Ok(())
 }

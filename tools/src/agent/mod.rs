@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::Result;
+use farshore_capture::tap::DiskState;
+use farshore_changelog::{crashsafe, ring};
 use farshore_shipper::SourceState;
 
 use crate::config::Config;
@@ -65,8 +67,12 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
         control::spawn(control, Arc::clone(&stop_control), move |ask| answers.answer(ask))?
     };
     let started = ready(&answers);
+    let mut distrusted = false;
     if started.is_ok() {
-        stop::wait_while(stop, || serving.server.is_running());
+        stop::wait_while(stop, || {
+            distrusted = distrusted || distrust(config, &serving.states);
+            serving.server.is_running()
+        });
     }
     let served = serving.server.stop();
     stop_shipper.store(true, Ordering::Release);
@@ -76,7 +82,9 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
     started?;
     served?;
     // Only what the vault has confirmed survives a reboot for certain: the ring does not, and the spool is the shipper's.
-    if ring.confirmed_seq().next() >= ring.next_seq() {
+    if distrusted || distrust(config, &serving.states) {
+        tracing::info!("group {}: stopped", config.group);
+    } else if ring.confirmed_seq().next() >= ring.next_seq() {
         SourceState::new(&config.state_dir).update_epoch(|e| e.clean = true)?;
         tracing::info!("group {}: stopped, everything is in the vault", config.group);
     } else {
@@ -86,4 +94,21 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
         );
     }
     Ok(())
+}
+
+/// After a failed fdatasync the disk may lack what the log has, and after a failed write of a dirty map a lost region may be
+/// forgotten. The ring's file is removed then, so that the next agent, however this one ends, copies every disk again. Gives
+/// whether that is so.
+fn distrust(config: &Config, states: &[Arc<DiskState>]) -> bool {
+    let failed = states.iter().map(|disk| disk.read()).any(|disk| disk.sync_failed || disk.map_failed);
+    if failed {
+        tracing::error!(
+            "group {}: a disk or its dirty map has failed; the next start copies every disk again",
+            config.group
+        );
+        if let Err(e) = crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)) {
+            tracing::error!("group {}: {e}", config.group);
+        }
+    }
+    failed
 }

@@ -12,7 +12,7 @@ use farshore_capture::regions::RegionMap;
 use farshore_capture::resync::ResyncProgress;
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
 use farshore_capture::tap::{DiskState, LaneLog, Repair, Tap, TapSetup};
-use farshore_changelog::ids::DiskIndex;
+use farshore_changelog::ids::{DiskIndex, Seq};
 use farshore_changelog::ring::Ring;
 
 use crate::config::{Config, EngineChoice};
@@ -52,6 +52,8 @@ pub fn serve(
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
     let lost_bytes: u64 = maps.iter().map(RegionMap::lost_bytes).sum();
     let to_copy = lost_regions > 0 && ended.is_none();
+    // Nobody knows whether a `resync begin` is open; an end more does no harm.
+    let to_close = lost_regions == 0 && ended.is_none() && ring.next_seq() > Seq(1);
     let kind = match config.engine {
         EngineChoice::Auto => EngineKind::Auto,
         EngineChoice::IoUring => EngineKind::Uring,
@@ -84,6 +86,9 @@ pub fn serve(
             if lane == 0 && to_copy {
                 // Before any lane runs, so that nothing precedes it: the others start when this one is ready.
                 progress.lost(&mut log, lost_regions, lost_bytes);
+            }
+            if lane == 0 && to_close {
+                progress.close(&mut log);
             }
             let log = Rc::new(RefCell::new(log));
             let tap = |(owner, d): (usize, Dealt)| {

@@ -284,7 +284,7 @@ fn discard_spool(config: &Config, epoch: Epoch) -> Result<()> {
 }
 
 /// A killed agent's shipper drains and ends by itself. It may do so beside its successor's agent, but not beside a new ring.
-fn wait_for_old_shipper(config: &Config) -> Result<()> {
+pub(super) fn wait_for_old_shipper(config: &Config) -> Result<()> {
     let until = clock::mono() + OLD_SHIPPER_MAX;
     while farshore_shipper::is_running(&config.state_dir)? {
         ensure!(

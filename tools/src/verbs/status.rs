@@ -63,8 +63,8 @@ struct TargetRow {
     seq: u64,
     segment: u64,
     time: String,
-    /// Age of the newest recoverable state.
-    lag_seconds: f64,
+    /// Age of the newest recoverable state; none while there is none.
+    lag_seconds: Option<f64>,
     /// Bytes in the vault that are not replayed yet.
     lag_bytes: Option<u64>,
     points: usize,
@@ -174,7 +174,7 @@ fn target_row(dir: &GroupDir, at: &ReplayPosition, vault: Option<&(VaultRow, (Ep
         seq: at.seq.0,
         segment: at.number.0,
         time: at.time.to_string(),
-        lag_seconds: clock::wall().since(at.consistent.time).as_secs_f64(),
+        lag_seconds: at.consistent.exists().then(|| clock::wall().since(at.consistent.time).as_secs_f64()),
         lag_bytes: vault.map(behind),
         points: points.len(),
         oldest_point: points.first().map(|p| p.time.clone()),
@@ -212,7 +212,8 @@ fn text(rows: &[GroupRow]) -> String {
             below.push_str(&format!("\n{}: the vault cannot be read: {problem}", row.group));
         }
         let age = t
-            .map_or_else(dash, |t| format!("{} old", show_duration(std::time::Duration::from_secs_f64(t.lag_seconds))));
+            .and_then(|t| t.lag_seconds)
+            .map_or_else(dash, |lag| format!("{} old", show_duration(std::time::Duration::from_secs_f64(lag))));
         table.add_row([
             row.group.clone(),
             source,

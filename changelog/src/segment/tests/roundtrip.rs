@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::samples::{Entry, every_op, group, log_entries, sealed, stamp, undo_entries, write};
 use crate::ids::{Epoch, Hash, SegmentNo};
+use crate::segment::layout::COUNTER_MAX;
 use crate::segment::{Codec, Index, Kind, Segment, SegmentError, SegmentWriter};
 use crate::units::UnixMicros;
 
@@ -56,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn seals(epoch in 1..u64::MAX, number in 1..=u64::MAX, nonce: [u8; 16], created: u64) {
+    fn seals(epoch in 1..COUNTER_MAX, number in 1..=COUNTER_MAX, nonce: [u8; 16], created: u64) {
         let (epoch, next) = (Epoch(epoch), Epoch(epoch + 1));
         let number = SegmentNo(number);
         let seal = SegmentWriter::seal_object(group(), epoch, number, next, nonce, UnixMicros(created));
