@@ -1,6 +1,6 @@
 //! Which store a vault URL names.
 //!
-//! A new backend is a new arm in [`open`]: its store with put-if-absent, its root prefix by `object_store::prefix::PrefixStore`.
+//! A new backend is a new arm in `Place::open`: its store with put-if-absent, its root prefix by `object_store::prefix::PrefixStore`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
