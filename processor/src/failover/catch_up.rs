@@ -16,6 +16,8 @@ use crate::processor::{Processor, ProcessorConfig};
 use crate::stop::Stop;
 use crate::target::GroupDir;
 
+/// How long a segment below the seal may be missing: nothing is under way to its place any more, and a VM waits.
+const SEALED_GAP_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks at the position.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -76,6 +78,7 @@ impl Here {
         let mut config = ProcessorConfig::new(vault.url(), target);
         // How long points are kept is for the processor to say, and this is not the hour to remove any.
         (config.retention, config.max_points) = (Duration::MAX, usize::MAX);
+        config.gap_patience = SEALED_GAP_PATIENCE;
         let (stop, vault, group) = (Stop::new(), vault.clone(), group.clone());
         let asked = stop.clone();
         let work = move || Ok(Processor::open_vault(config, vault)?.run_once_for(&group, &asked));

@@ -278,6 +278,21 @@ async fn a_damaged_log_stops_before_the_cut_and_older_points_can_be_had() {
     assert!(read(&done.disks) == site.source.after[&before]);
 }
 
+#[tokio::test]
+async fn a_hole_below_the_watermark_is_no_free_number() {
+    let mut site = Site::new().await;
+    site.ship(3).await;
+    site.process().await;
+    site.ship(2).await;
+    site.source.watermark = 5;
+    site.ship(1).await;
+    // Confirmed by the source, and gone from the vault since: a seal in its place would end the log there in silence.
+    site.group().delete_segment(Epoch(1), SegmentNo(4)).await.unwrap();
+    let failed = site.fail_over("latest", DEFAULT_NAME).await.map(|_| ()).unwrap_err();
+    assert!(matches!(failed, FailoverError::Replay(GroupError::Gap { .. })), "{failed:?}");
+    assert_eq!(site.group().get_segment(Epoch(1), SegmentNo(4)).await.unwrap(), None, "no seal lies in the hole");
+}
+
 fn find(folder: &Path, name: &str) -> std::path::PathBuf {
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
