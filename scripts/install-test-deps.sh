@@ -34,7 +34,10 @@ as_root() {
 # A list older than this may name packages that the mirror no longer has.
 list_max_age_days=1
 update_lists() {
-    [ -z "${lists_are_fresh:-}" ] || return 0
+    # A suite that was just added is in no list yet, however fresh.
+    if [ -z "${1:-}" ] && [ -n "${lists_are_fresh:-}" ]; then
+        return 0
+    fi
     if [ -z "${1:-}" ] && [ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*Packages*' -mtime -$list_max_age_days 2>/dev/null)" ]; then
         return 0
     fi
