@@ -10,7 +10,7 @@
 //! - [`answer`]: what it answers
 
 pub mod answer;
-pub mod child;
+mod child;
 pub mod control;
 pub mod enable;
 pub mod serve;
