@@ -26,7 +26,7 @@ pub fn settle(disks: &[SourceDisk], maps: &mut [RegionMap], record: &Record, pay
         }
         Op::ResyncZeroes => space::reads_as_zeroes(disk.file(), range),
         // They touch no range: recovery settles them without asking.
-        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => Ok(true),
+        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => Ok(true),
     };
     let error = match settled {
         Ok(true) => return Settled::Reread,

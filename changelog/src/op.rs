@@ -28,11 +28,19 @@ pub enum Op {
     ResyncZeroes = 8,
     /// No region is lost any more: from here positions are consistent again.
     ResyncEnd = 9,
+    /// From here operations of the guest are missing from the log, which had no room for them: no position is consistent
+    /// until the resync that follows has ended.
+    Overflow = 10,
+    /// The payload is the BLAKE3 of the `len` bytes at `offset`, as the source read them under the range lock at this seq.
+    Digest = 11,
 }
+
+/// Bytes of payload of a [`Op::Digest`].
+pub const DIGEST_BYTES: u64 = 32;
 
 impl Op {
     /// Every operation, in code order.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 11] = [
         Op::Write,
         Op::WriteZeroes,
         Op::Trim,
@@ -42,6 +50,8 @@ impl Op {
         Op::ResyncWrite,
         Op::ResyncZeroes,
         Op::ResyncEnd,
+        Op::Overflow,
+        Op::Digest,
     ];
 
     /// The durable code.
@@ -56,12 +66,19 @@ impl Op {
         Self::ALL.into_iter().find(|op| op.code() == code)
     }
 
-    /// Whether a record of it carries `len` bytes of payload.
+    /// Whether a record of it carries `len` bytes of payload. (A digest carries [`DIGEST_BYTES`].)
     #[must_use]
     pub const fn has_payload(self) -> bool {
         match self {
             Op::Write | Op::Mark | Op::ResyncWrite => true,
-            Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncBegin | Op::ResyncZeroes | Op::ResyncEnd => false,
+            Op::WriteZeroes
+            | Op::Trim
+            | Op::Flush
+            | Op::ResyncBegin
+            | Op::ResyncZeroes
+            | Op::ResyncEnd
+            | Op::Overflow
+            | Op::Digest => false,
         }
     }
 
@@ -70,7 +87,28 @@ impl Op {
     pub const fn changes_disk(self) -> bool {
         match self {
             Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => true,
-            Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => false,
+            Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => false,
+        }
+    }
+
+    /// Whether a position may be published after it wherever it lies in its segment, and nothing is folded across it (FUA gives
+    /// that to any operation).
+    #[must_use]
+    pub const fn is_boundary(self) -> bool {
+        match self {
+            Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => true,
+            Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => false,
+        }
+    }
+
+    /// Whether it is a word about the whole group, without a disk and a range.
+    #[must_use]
+    pub const fn is_of_group(self) -> bool {
+        match self {
+            Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow => true,
+            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncWrite | Op::ResyncZeroes | Op::Digest => {
+                false
+            }
         }
     }
 
@@ -79,7 +117,14 @@ impl Op {
     pub const fn zeroes(self) -> bool {
         match self {
             Op::WriteZeroes | Op::Trim | Op::ResyncZeroes => true,
-            Op::Write | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncWrite | Op::ResyncEnd => false,
+            Op::Write
+            | Op::Flush
+            | Op::Mark
+            | Op::ResyncBegin
+            | Op::ResyncWrite
+            | Op::ResyncEnd
+            | Op::Overflow
+            | Op::Digest => false,
         }
     }
 }
@@ -144,7 +189,7 @@ pub struct Record {
     pub flags: RecordFlags,
     /// First byte it touches; 0 where the operation has no range.
     pub offset: u64,
-    /// Bytes it touches, or of payload (mark), or lost (resync begin).
+    /// Bytes it touches, or of payload (mark), or lost (resync begin), or that were hashed (digest).
     pub len: u64,
 }
 
@@ -152,7 +197,13 @@ impl Record {
     /// Bytes of payload that go with it.
     #[must_use]
     pub fn payload_len(&self) -> u64 {
-        if self.op.has_payload() { self.len } else { 0 }
+        if self.op == Op::Digest {
+            DIGEST_BYTES
+        } else if self.op.has_payload() {
+            self.len
+        } else {
+            0
+        }
     }
 
     /// The bytes of the disk that it changes; empty for operations that change none. A range that passes the end of
@@ -177,7 +228,7 @@ mod tests {
             assert_eq!(Op::from_code(op.code()), Some(op));
         }
         assert_eq!(Op::from_code(0), None);
-        assert_eq!(Op::from_code(10), None);
+        assert_eq!(Op::from_code(12), None);
         assert_eq!(RecordFlags::from_bits(32), None);
     }
 }

@@ -65,15 +65,24 @@ impl State {
             | Op::Flush
             | Op::ResyncBegin
             | Op::ResyncWrite
-            | Op::ResyncZeroes => self.periodic_due(record.time).then_some(CutPoint::Periodic),
+            | Op::ResyncZeroes
+            | Op::Overflow
+            | Op::Digest => self.periodic_due(record.time).then_some(CutPoint::Periodic),
         }
     }
 
     fn after(&mut self, record: &Record, point: Option<CutPoint>, time: UnixMicros) {
         match record.op {
-            Op::ResyncBegin => self.resync = true,
+            Op::ResyncBegin | Op::Overflow => self.resync = true,
             Op::ResyncEnd => self.resync = false,
-            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncWrite | Op::ResyncZeroes => {}
+            Op::Write
+            | Op::WriteZeroes
+            | Op::Trim
+            | Op::Flush
+            | Op::Mark
+            | Op::ResyncWrite
+            | Op::ResyncZeroes
+            | Op::Digest => {}
         }
         if point == Some(CutPoint::Periodic) {
             self.last_periodic = time;
@@ -95,8 +104,8 @@ pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPositio
         if last || !record.flags.has(RecordFlags::BOUNDARY) {
             continue;
         }
-        let point = if record.op == Op::ResyncBegin { None } else { state.point_at(record) };
-        let ends_here = point.is_some() || matches!(record.op, Op::Mark | Op::ResyncBegin | Op::ResyncEnd);
+        let point = if matches!(record.op, Op::ResyncBegin | Op::Overflow) { None } else { state.point_at(record) };
+        let ends_here = point.is_some() || record.op.is_of_group();
         if ends_here {
             state.after(record, point, record.time);
             batches.push(Batch { records: start..i + 1, end_seq: record.seq, end_time: record.time, point });
@@ -106,7 +115,7 @@ pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPositio
     let end_time = head.max_time;
     let point = match records.last().filter(|_| start < records.len()) {
         Some(last) => match last.record.op {
-            Op::ResyncBegin => None,
+            Op::ResyncBegin | Op::Overflow => None,
             Op::Write
             | Op::WriteZeroes
             | Op::Trim
@@ -114,7 +123,8 @@ pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPositio
             | Op::Mark
             | Op::ResyncWrite
             | Op::ResyncZeroes
-            | Op::ResyncEnd => state.point_at(&Record { time: end_time, ..last.record }),
+            | Op::ResyncEnd
+            | Op::Digest => state.point_at(&Record { time: end_time, ..last.record }),
         },
         // A heartbeat: an idle disk gets its points all the same.
         None => state.periodic_due(end_time).then_some(CutPoint::Periodic),
@@ -148,12 +158,20 @@ pub fn position_after(
             Op::ResyncWrite | Op::ResyncZeroes => {
                 after.resync_applied = after.resync_applied.saturating_add(record.len);
             }
-            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => {}
+            Op::Write
+            | Op::WriteZeroes
+            | Op::Trim
+            | Op::Flush
+            | Op::Mark
+            | Op::ResyncBegin
+            | Op::ResyncEnd
+            | Op::Overflow
+            | Op::Digest => {}
         }
     }
     let last = records.last().map(|entry| entry.record);
     match last.map(|last| last.op) {
-        Some(Op::ResyncBegin) => {
+        Some(Op::ResyncBegin | Op::Overflow) => {
             // It changes no byte: the state before it is a prefix of the log, with this very undo_end. At the start of an epoch
             // nothing is before it, and the newest consistent position stays in the epoch before.
             let before_it = records.len().checked_sub(2).map(|i| records[i].record);
@@ -167,7 +185,16 @@ pub fn position_after(
         Some(Op::ResyncEnd) => {
             (after.resync, after.resync_announced, after.resync_applied) = (false, 0, 0);
         }
-        Some(Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::Mark | Op::ResyncWrite | Op::ResyncZeroes)
+        Some(
+            Op::Write
+            | Op::WriteZeroes
+            | Op::Trim
+            | Op::Flush
+            | Op::Mark
+            | Op::ResyncWrite
+            | Op::ResyncZeroes
+            | Op::Digest,
+        )
         | None => {}
     }
     if !after.resync && begun(before, records) {

@@ -3,7 +3,7 @@
 use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
 use farshore_changelog::segment::{IndexRecord, Kind, SegmentHead};
-use farshore_changelog::units::SECTOR_BYTES;
+use farshore_changelog::units::{ByteRange, SECTOR_BYTES};
 use farshore_vault::EpochObject;
 
 use crate::position::ReplayPosition;
@@ -97,20 +97,22 @@ pub fn fits(records: &[IndexRecord], disks: &[TargetDisk]) -> Result<(), String>
     for entry in records {
         let record = &entry.record;
         match record.op {
-            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncWrite | Op::ResyncZeroes => {
+            Op::Write | Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncWrite | Op::ResyncZeroes | Op::Digest => {
                 let Some(disk) = disks.get(usize::from(record.disk.0)) else {
                     let (seq, disk) = (record.seq, record.disk);
                     return Err(format!("its record of seq {seq} is for disk {disk}, the epoch has {}", disks.len()));
                 };
-                if record.range().end > disk.size_bytes {
-                    let (seq, range) = (record.seq, record.range());
+                // Of a digest too, which changes nothing.
+                let range = ByteRange { start: record.offset, end: record.offset.saturating_add(record.len) };
+                if range.end > disk.size_bytes {
+                    let seq = record.seq;
                     return Err(format!("its record of seq {seq} ({range}) passes the end of disk {}", disk.name));
                 }
             }
-            Op::Mark | Op::ResyncBegin | Op::ResyncEnd if !record.flags.has(RecordFlags::BOUNDARY) => {
+            Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow if !record.flags.has(RecordFlags::BOUNDARY) => {
                 return Err(format!("its record of seq {} must be a boundary", record.seq));
             }
-            Op::Mark | Op::ResyncBegin | Op::ResyncEnd => {}
+            Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow => {}
         }
     }
     Ok(())

@@ -86,7 +86,9 @@ fn write_back(
                 | Op::ResyncBegin
                 | Op::ResyncWrite
                 | Op::ResyncZeroes
-                | Op::ResyncEnd => {
+                | Op::ResyncEnd
+                | Op::Overflow
+                | Op::Digest => {
                     unreachable!("the reader of segments refuses these in an undo batch")
                 }
             }

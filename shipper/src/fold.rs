@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use farshore_changelog::ids::DiskIndex;
-use farshore_changelog::op::{Op, Record, RecordFlags};
+use farshore_changelog::op::{Record, RecordFlags};
 use farshore_changelog::units::ByteRange;
 
 /// What is left of a record, or a part of it.
@@ -21,12 +21,7 @@ pub struct Piece {
 /// Whether a position may be published after this record, wherever it lies in its segment. It ends a run.
 #[must_use]
 pub fn is_boundary(record: &Record) -> bool {
-    match record.op {
-        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => true,
-        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => {
-            record.flags.has(RecordFlags::FUA) && !record.flags.has(RecordFlags::MORE)
-        }
-    }
+    record.op.is_boundary() || (record.flags.has(RecordFlags::FUA) && !record.flags.has(RecordFlags::MORE))
 }
 
 /// Folds a run of records, in which only the last may be a boundary. The pieces come in the order of the records, those of

@@ -1,4 +1,5 @@
 use farshore_changelog::ids::Seq;
+use farshore_changelog::op::Op;
 use farshore_changelog::units::{SECTOR_BYTES, UnixMicros};
 use proptest::prelude::*;
 
@@ -63,7 +64,7 @@ fn any_record() -> impl Strategy<Value = Record> {
     let flags = prop_oneof![9 => Just(RecordFlags::NONE), 1 => Just(RecordFlags::FUA)];
     (op, 0..DISKS, 0..SECTORS, 1..=SECTORS, flags).prop_map(|(op, disk, sector, sectors, flags)| {
         let flags = if op.changes_disk() { flags } else { RecordFlags::NONE };
-        let disk = if matches!(op, Op::Mark | Op::ResyncBegin | Op::ResyncEnd) { 0 } else { disk };
+        let disk = if op.is_of_group() { 0 } else { disk };
         record(0, op, disk, sector, sectors.min(SECTORS - sector), flags)
     })
 }

@@ -155,6 +155,17 @@ fn log_zstd() {
     assert_eq!(Segment::parse(committed.into()).unwrap().index().block_count(), 3);
 }
 
+/// The operations that version 2 brought.
+#[test]
+fn log_of_version_2() {
+    let end = RecordFlags::BOUNDARY;
+    let entries =
+        with_payload(vec![record(14, 1, Op::Digest, end, 1 << 20, 1 << 20), record(15, 0, Op::Overflow, end, 0, 0)]);
+    let now = write(Kind::Log, None, &entries, stamp(3, 14, 15));
+    is_still_written("segment-v2-log-stored", &now, &entries);
+    assert_eq!(now.bytes[8..10], [2, 0]);
+}
+
 #[test]
 fn heartbeat() {
     let now = write(Kind::Log, None, &[], stamp(3, 21, 20));

@@ -137,7 +137,7 @@ pub(super) fn check_record(record: &Record, disks: &[DiskEntry]) -> Result<(), S
     }
     let of_group = disk.0 == 0 && offset == 0;
     let fits = match op {
-        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => {
+        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes | Op::Digest => {
             let size = disks.get(usize::from(disk.0)).map_or(0, |d| d.size_bytes);
             offset.is_multiple_of(SECTOR_BYTES)
                 && len.is_multiple_of(SECTOR_BYTES)
@@ -146,7 +146,7 @@ pub(super) fn check_record(record: &Record, disks: &[DiskEntry]) -> Result<(), S
         Op::Flush => usize::from(disk.0) < disks.len() && offset == 0 && len == 0,
         Op::Mark => of_group && (1..=MARK_NAME_MAX_BYTES as u64).contains(&len),
         Op::ResyncBegin => of_group,
-        Op::ResyncEnd => of_group && len == 0,
+        Op::ResyncEnd | Op::Overflow => of_group && len == 0,
     };
     if fits {
         Ok(())
@@ -161,7 +161,7 @@ fn check_flags(record: &Record) -> Result<(), String> {
     let allowed = match op {
         Op::WriteZeroes => of_changes.with(RecordFlags::NO_HOLE),
         Op::Write | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => of_changes,
-        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => RecordFlags::NONE,
+        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => RecordFlags::NONE,
     };
     let unfit = flags.without(allowed);
     if unfit == RecordFlags::NONE { Ok(()) } else { Err(format!("{op:?} with flags {:#x}", unfit.0)) }

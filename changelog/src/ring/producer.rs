@@ -81,7 +81,8 @@ impl Producer {
         for (slot, draft) in requests.iter() {
             assert!(slot.is_of(&self.lane), "a slot of another lane");
             assert!(slot.seq().is_none(), "a slot that has its seq already");
-            assert!(!draft.op.has_payload() || draft.len <= slot.len() as u64, "a slot smaller than its payload");
+            let payload = draft.with(Seq(0), draft.flags).payload_len();
+            assert!(payload <= slot.len() as u64, "a slot smaller than its payload");
         }
         let last = requests.len().checked_sub(1).expect("at least one request to put in order");
         let first = self.lane.header().next_seq.fetch_add(requests.len() as u64, AcqRel);

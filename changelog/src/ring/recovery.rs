@@ -11,7 +11,7 @@ pub(super) enum Class {
     Change,
     /// A flush.
     Flush,
-    /// A word about the group: mark, resync begin, resync end.
+    /// A word that nobody was told of: mark, resync begin and end, overflow, digest.
     Word,
 }
 
@@ -20,7 +20,7 @@ impl Class {
         match op {
             Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => Class::Change,
             Op::Flush => Class::Flush,
-            Op::Mark | Op::ResyncBegin | Op::ResyncEnd => Class::Word,
+            Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => Class::Word,
         }
     }
 }

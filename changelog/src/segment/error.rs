@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::layout::VERSION_1;
+use super::layout::{VERSION_1, VERSION_2};
 use crate::ids::Seq;
 
 /// Why a segment could not be written or is not believed. All kinds but [`SegmentError::Io`] say that the bytes (or, in
@@ -24,7 +24,7 @@ pub enum SegmentError {
     BadMagic,
     /// A version this program does not read.
     #[error(
-        "segment has version {found}, this program reads version {VERSION_1}; use the farshore release that wrote it, or a newer one"
+        "segment has version {found}, this program reads the versions {VERSION_1} to {VERSION_2}; use the farshore release that wrote it, or a newer one"
     )]
     Version {
         /// The version in the header.

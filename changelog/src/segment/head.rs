@@ -1,7 +1,7 @@
 //! The header of a segment. [`UnverifiedHead`] is what its bytes claim; [`SegmentHead`] is what was proved by the hash.
 
 use super::error::limit;
-use super::layout::{HEADER_MAGIC, TOTAL_MAX_BYTES, TOTAL_MIN_BYTES, VERSION_1, header};
+use super::layout::{HEADER_MAGIC, TOTAL_MAX_BYTES, TOTAL_MIN_BYTES, VERSION_1, VERSION_2, header};
 use super::{Codec, Kind, SegmentError};
 use crate::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
 use crate::units::UnixMicros;
@@ -62,6 +62,7 @@ pub struct Stamp {
 /// A header whose segment's hash was not compared yet. It gives away only where to look for the hash.
 pub(super) struct UnverifiedHead {
     claim: SegmentHead,
+    version: u16,
     codec: Codec,
     total_len: u64,
 }
@@ -73,7 +74,7 @@ impl UnverifiedHead {
             return Err(SegmentError::BadMagic);
         }
         let version = header::VERSION.u16(bytes);
-        if version != VERSION_1 {
+        if !(VERSION_1..=VERSION_2).contains(&version) {
             return Err(SegmentError::Version { found: version });
         }
         if !header::RESERVED_A.is_zero(bytes) || !header::RESERVED_B.is_zero(bytes) {
@@ -99,7 +100,7 @@ impl UnverifiedHead {
             successor: Epoch(header::SUCCESSOR.u64(bytes)),
             nonce: header::NONCE.array(bytes),
         };
-        Ok(Self { claim, codec: Codec::from_code(header::CODEC.u8(bytes))?, total_len })
+        Ok(Self { claim, version, codec: Codec::from_code(header::CODEC.u8(bytes))?, total_len })
     }
 
     /// Bytes of the whole segment, as claimed, within the limits.
@@ -107,9 +108,9 @@ impl UnverifiedHead {
         self.total_len
     }
 
-    /// The head and the codec, once the segment's hash was compared and is right: that is what `_proof` stands for.
-    pub(super) fn verified(self, _proof: &super::footer::Proof) -> (SegmentHead, Codec) {
-        (self.claim, self.codec)
+    /// The head, the codec and the version, once the segment's hash was compared and is right: that is what `_proof` stands for.
+    pub(super) fn verified(self, _proof: &super::footer::Proof) -> (SegmentHead, Codec, u16) {
+        (self.claim, self.codec, self.version)
     }
 }
 
@@ -126,12 +127,12 @@ fn parse_group(field: &[u8]) -> Result<GroupName, SegmentError> {
 }
 
 /// The header's bytes.
-pub(super) fn encode(head: &SegmentHead, codec: Codec, total_len: u64) -> [u8; header::BYTES] {
+pub(super) fn encode(head: &SegmentHead, version: u16, codec: Codec, total_len: u64) -> [u8; header::BYTES] {
     let mut bytes = [0; header::BYTES];
     let mut group = [0; crate::ids::GROUP_NAME_MAX_BYTES];
     group[..head.group.as_str().len()].copy_from_slice(head.group.as_str().as_bytes());
     header::MAGIC.put(&mut bytes, &HEADER_MAGIC);
-    header::VERSION.put(&mut bytes, &VERSION_1.to_le_bytes());
+    header::VERSION.put(&mut bytes, &version.to_le_bytes());
     header::KIND.put(&mut bytes, &[head.kind.code()]);
     header::CODEC.put(&mut bytes, &[codec.code()]);
     header::TOTAL_LEN.put(&mut bytes, &total_len.to_le_bytes());

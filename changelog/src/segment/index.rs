@@ -6,7 +6,10 @@ use super::codec::decode;
 use super::error::Part;
 use super::footer::{Footer, prove};
 use super::head::UnverifiedHead;
-use super::layout::{BLOCK_RAW_MAX_BYTES, FOOTER_BYTES, HEADER_BYTES, TOTAL_MIN_BYTES, block, footer, header, record};
+use super::layout::{
+    BLOCK_RAW_MAX_BYTES, FOOTER_BYTES, HEADER_BYTES, TOTAL_MIN_BYTES, VERSION_1, VERSION_2, block, footer, header,
+    record,
+};
 use super::validate::Run;
 use super::{Codec, ReadAt, SegmentError, SegmentHead};
 use crate::ids::{DiskIndex, Hash, Seq};
@@ -81,10 +84,11 @@ impl Index {
         let mut stored_index = vec![0; footer.index_stored_len as usize];
         at.read_exact_at(&mut stored_index, offset + footer.index_offset)?;
         let proof = prove(&header_bytes, &stored_index, &footer_bytes)?;
-        let (head, codec) = unverified.verified(&proof);
+        let (head, codec, version) = unverified.verified(&proof);
         let raw = decode(codec, &stored_index, footer.index_raw_len as usize)?;
         let (blocks, records) = decode_index(&raw, footer.block_count as usize)?;
         let block_offsets = block_offsets(&blocks, &footer)?;
+        check_version(version, &records)?;
         check_records(&head, &blocks, &records)?;
         Ok(Index {
             head,
@@ -239,6 +243,20 @@ fn check_records(head: &SegmentHead, blocks: &[BlockEntry], records: &[IndexReco
         return Err(other_blocks);
     }
     run.finish(head, records)
+}
+
+/// The lowest version that has the operations of `records`: the one that a segment bears.
+pub(super) fn version_of(records: &[IndexRecord]) -> u16 {
+    let newer = records.iter().any(|entry| matches!(entry.record.op, Op::Overflow | Op::Digest));
+    if newer { VERSION_2 } else { VERSION_1 }
+}
+
+fn check_version(version: u16, records: &[IndexRecord]) -> Result<(), SegmentError> {
+    if version == version_of(records) {
+        Ok(())
+    } else {
+        Err(SegmentError::Damaged { what: "its version is not the lowest that has its operations" })
+    }
 }
 
 /// The raw index.

@@ -7,8 +7,11 @@ use crate::units::RECORD_PAYLOAD_MAX_BYTES;
 pub const HEADER_MAGIC: [u8; 8] = *b"FARSHSEG";
 /// Last bytes of every segment.
 pub const FOOTER_MAGIC: [u8; 8] = *b"GESHSRAF";
-/// The version this program writes, and the only one it reads.
+/// The version of a segment all of whose operations [`VERSION_1`] knows.
 pub const VERSION_1: u16 = 1;
+/// Version 1 with the operations overflow and digest. A segment bears the lowest version that has its operations, so that an
+/// older reader refuses just what it could not apply.
+pub const VERSION_2: u16 = 2;
 
 /// Largest epoch, number and seq of a segment: readers count on from them.
 pub const COUNTER_MAX: u64 = 1 << 62;

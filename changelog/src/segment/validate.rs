@@ -152,9 +152,15 @@ fn undo_record(record: &Record) -> Result<(), &'static str> {
     match record.op {
         Op::Write | Op::WriteZeroes if record.flags == RecordFlags::NONE => Ok(()),
         Op::Write | Op::WriteZeroes => Err("a record of an undo batch has no flag"),
-        Op::Trim | Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncWrite | Op::ResyncZeroes | Op::ResyncEnd => {
-            Err("an undo batch holds only write and write zeroes")
-        }
+        Op::Trim
+        | Op::Flush
+        | Op::Mark
+        | Op::ResyncBegin
+        | Op::ResyncWrite
+        | Op::ResyncZeroes
+        | Op::ResyncEnd
+        | Op::Overflow
+        | Op::Digest => Err("an undo batch holds only write and write zeroes"),
     }
 }
 
@@ -181,7 +187,7 @@ fn fields(record: &Record) -> Result<(), &'static str> {
         Op::Write | Op::ResyncWrite if record.len > u64::from(RECORD_PAYLOAD_MAX_BYTES) => {
             Err("its payload is larger than a record may hold")
         }
-        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => {
+        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes | Op::Digest => {
             disk(record).and_then(|()| sectors(record))
         }
         Op::Flush if record.offset != 0 || record.len != 0 => Err("a flush has no range"),
@@ -189,11 +195,11 @@ fn fields(record: &Record) -> Result<(), &'static str> {
         Op::Mark if record.len == 0 || record.len > MARK_NAME_MAX_BYTES as u64 => {
             Err("the name of a mark is empty or too long")
         }
-        Op::ResyncEnd if record.len != 0 => Err("the end of a resync has no length"),
-        Op::Mark | Op::ResyncBegin | Op::ResyncEnd if record.disk.0 != 0 || record.offset != 0 => {
+        Op::ResyncEnd | Op::Overflow if record.len != 0 => Err("an overflow and the end of a resync have no length"),
+        Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow if record.disk.0 != 0 || record.offset != 0 => {
             Err("an operation of the whole group has no disk and no offset")
         }
-        Op::Mark | Op::ResyncBegin | Op::ResyncEnd => Ok(()),
+        Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow => Ok(()),
     }
 }
 
@@ -219,7 +225,7 @@ fn sectors(record: &Record) -> Result<(), &'static str> {
 fn log_follows(previous: &Record, record: &Record) -> Result<(), &'static str> {
     if previous.flags.has(RecordFlags::BOUNDARY) && !is_fold_boundary(previous) {
         return Err(
-            "the record before it is a boundary and is neither flush, FUA, mark, resync begin or end, nor last",
+            "the record before it is a boundary and is neither flush, FUA, mark, resync begin or end, overflow, digest, nor last",
         );
     }
     if record.seq < previous.seq {
@@ -240,12 +246,7 @@ fn log_follows(previous: &Record, record: &Record) -> Result<(), &'static str> {
 
 /// Whether a boundary may lie after a record that is not the last of its segment.
 fn is_fold_boundary(record: &Record) -> bool {
-    match record.op {
-        Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => true,
-        Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => {
-            record.flags.has(RecordFlags::FUA)
-        }
-    }
+    record.op.is_boundary() || record.flags.has(RecordFlags::FUA)
 }
 
 /// Ranges of one disk must not overlap in an undo batch: the order of its records has no meaning.

@@ -3,7 +3,7 @@
 use super::codec::{Encoder, bound_bytes};
 use super::error::limit;
 use super::footer::{Footer, index_raw_len};
-use super::index::{BlockEntry, IndexRecord, encode_index};
+use super::index::{BlockEntry, IndexRecord, encode_index, version_of};
 use super::layout::{FOOTER_BYTES, HEADER_BYTES, INDEX_RAW_MAX_BYTES, TOTAL_MAX_BYTES, header};
 use super::validate::{self, Run};
 use super::{Kind, SegmentError, SegmentHead, Stamp, head};
@@ -159,7 +159,7 @@ impl SegmentWriter {
         let index_offset = self.object.len();
         let index_stored_len = self.encoder.encode(&raw_index, &mut self.object)?;
         let total_len = self.object.len() as u64 + FOOTER_BYTES;
-        let header = head::encode(&head, self.encoder.codec(), total_len);
+        let header = head::encode(&head, version_of(&self.records), self.encoder.codec(), total_len);
         let footer = Footer {
             index_offset: index_offset as u64,
             index_stored_len: narrow(index_stored_len),

@@ -118,7 +118,9 @@ impl UndoIndex {
                 | Op::ResyncBegin
                 | Op::ResyncWrite
                 | Op::ResyncZeroes
-                | Op::ResyncEnd => {
+                | Op::ResyncEnd
+                | Op::Overflow
+                | Op::Digest => {
                     unreachable!("the reader of segments refuses these in an undo batch")
                 }
             };

@@ -77,7 +77,7 @@ pub fn plan(records: &[IndexRecord]) -> Vec<DiskPlan> {
                 Content::Payload { block: entry.block, position: entry.payload_range().start }
             }
             Op::WriteZeroes | Op::Trim | Op::ResyncZeroes => Content::Zeroes,
-            Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => continue,
+            Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => continue,
         };
         let at = disks.iter().position(|(disk, _)| *disk == record.disk).unwrap_or_else(|| {
             disks.push((record.disk, Extents::default()));

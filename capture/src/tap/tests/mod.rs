@@ -246,7 +246,7 @@ impl World {
             match record.op {
                 Op::Write | Op::ResyncWrite => target.copy_from_slice(next.payload()),
                 Op::WriteZeroes | Op::Trim | Op::ResyncZeroes => target.fill(0),
-                Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd => {}
+                Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => {}
             }
             self.records.push(record);
             taken.push(next);

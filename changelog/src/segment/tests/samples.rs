@@ -96,11 +96,13 @@ pub fn every_op() -> Vec<Entry> {
         ranged(7, Op::ResyncWrite, 1024),
         ranged(8, Op::ResyncZeroes, 1 << 20),
         record(9, Op::ResyncEnd, 0, 0),
-        record(10, Op::Mark, 0, name.len() as u64),
+        record(10, Op::Overflow, 0, 0),
+        ranged(11, Op::Digest, 1 << 20),
+        record(12, Op::Mark, 0, name.len() as u64),
     ];
     let mut entries: Vec<Entry> = records.map(|r| (r, payload(r.seq.0, r.payload_len()))).into();
-    entries[8].1 = name.as_bytes().to_vec().into();
-    entries[8].0.flags = RecordFlags::BOUNDARY;
+    entries[10].1 = name.as_bytes().to_vec().into();
+    entries[10].0.flags = RecordFlags::BOUNDARY;
     entries
 }
 
@@ -156,7 +158,7 @@ pub fn log_entries() -> impl Strategy<Value = Vec<Entry>> {
 fn push_drawn(entries: &mut Vec<Entry>, seq: u64, d: &Drawn) {
     let mut r = Record { time: UnixMicros(d.time), ..record(seq, d.op, 0, 0) };
     let bit = |n: u8, flag: RecordFlags| if d.bits & n != 0 { flag } else { RecordFlags::NONE };
-    if d.op.changes_disk() || d.op == Op::Flush {
+    if !d.op.is_of_group() {
         r.disk = DiskIndex(d.disk);
     }
     match d.op {
@@ -166,7 +168,8 @@ fn push_drawn(entries: &mut Vec<Entry>, seq: u64, d: &Drawn) {
         }
         Op::Mark => r.len = 1 + d.sectors % 128,
         Op::ResyncBegin => r.len = d.sector,
-        Op::Flush | Op::ResyncEnd => {}
+        Op::Digest => (r.offset, r.len) = (d.sector * SECTOR_BYTES, d.sectors * SECTOR_BYTES),
+        Op::Flush | Op::ResyncEnd | Op::Overflow => {}
     }
     if d.op == Op::WriteZeroes {
         r.flags = r.flags.with(bit(8, RecordFlags::NO_HOLE));

@@ -187,24 +187,29 @@ impl World {
             let payload: Vec<u8> = match act.op {
                 Op::Write | Op::ResyncWrite => vec![act.byte; act.len as usize],
                 Op::Mark => b"mark".to_vec(),
-                Op::WriteZeroes | Op::Trim | Op::Flush | Op::ResyncBegin | Op::ResyncZeroes | Op::ResyncEnd => {
-                    Vec::new()
-                }
+                Op::Digest => vec![act.byte; 32],
+                Op::WriteZeroes
+                | Op::Trim
+                | Op::Flush
+                | Op::ResyncBegin
+                | Op::ResyncZeroes
+                | Op::ResyncEnd
+                | Op::Overflow => Vec::new(),
             };
-            let of_group = matches!(act.op, Op::Mark | Op::ResyncBegin | Op::ResyncEnd);
-            let boundary = of_group || act.op == Op::Flush;
+            let of_group = act.op.is_of_group();
+            let boundary = act.op.is_boundary();
             let record = Record {
                 seq: self.seq,
                 time: UnixMicros(self.time),
                 disk: DiskIndex(if of_group { 0 } else { act.disk as u16 }),
                 op: act.op,
                 flags: if boundary { RecordFlags::BOUNDARY } else { RecordFlags::NONE },
-                offset: if act.op.changes_disk() { act.offset } else { 0 },
+                offset: if act.op.changes_disk() || act.op == Op::Digest { act.offset } else { 0 },
                 len: match act.op {
                     Op::Mark => 4,
-                    Op::Flush | Op::ResyncEnd => 0,
+                    Op::Flush | Op::ResyncEnd | Op::Overflow => 0,
                     Op::ResyncBegin => 1,
-                    Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes => act.len,
+                    Op::Write | Op::WriteZeroes | Op::Trim | Op::ResyncWrite | Op::ResyncZeroes | Op::Digest => act.len,
                 },
             };
             writer.push(&record, &payload).unwrap();
