@@ -16,6 +16,14 @@ const RING_NEXT_SEQ: u64 = 256;
 const RING_CONFIRMED_SEQ: u64 = 448;
 /// Ring header: epoch.
 const RING_EPOCH: u64 = 80;
+/// Ring header: lane_count, slots_per_lane and payload_bytes_per_lane.
+const RING_LANE_COUNT: u64 = 12;
+const RING_SLOTS_PER_LANE: u64 = 88;
+const RING_PAYLOAD_BYTES: u64 = 96;
+/// Bytes of the ring's header page, and of a lane's before its slots.
+const RING_PAGE: u64 = 4096;
+/// Bytes of a slot.
+const RING_SLOT: u64 = 64;
 
 /// Bytes of one slot of a position file, and of what its hash covers.
 const POSITION_SLOT: usize = 4096;
@@ -44,6 +52,29 @@ pub fn ring_newest(ring: &Path) -> Position {
 #[must_use]
 pub fn ring_confirmed(ring: &Path) -> Position {
     Position { epoch: Epoch(u64_at(ring, RING_EPOCH)), seq: Seq(u64_at(ring, RING_CONFIRMED_SEQ)) }
+}
+
+/// How many lanes a ring has.
+///
+/// # Panics
+/// When the ring cannot be read.
+#[must_use]
+pub fn ring_lanes(ring: &Path) -> u64 {
+    u64_at(ring, RING_LANE_COUNT) & u64::from(u32::MAX)
+}
+
+/// Slots of a lane that are reserved and not freed (head less tail).
+///
+/// # Panics
+/// When the ring cannot be read.
+#[must_use]
+pub fn ring_slots_in_use(ring: &Path, lane: u64) -> u64 {
+    let slots = u64_at(ring, RING_SLOTS_PER_LANE) & u64::from(u32::MAX);
+    let lane_bytes = RING_PAGE + slots * RING_SLOT + u64_at(ring, RING_PAYLOAD_BYTES);
+    let at = RING_PAGE + lane * lane_bytes;
+    // The tail first: read the other way round, it could pass the head.
+    let tail = u64_at(ring, at + 64);
+    u64_at(ring, at) - tail
 }
 
 /// Where replay stands, as a target's position file says it.
