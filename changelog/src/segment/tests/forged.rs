@@ -74,7 +74,8 @@ fn the_forgery_itself_is_sound() {
 #[test]
 fn heads() {
     refused(log(), "magic", |p| add(header::MAGIC, p.head, 1));
-    refused(log(), "version 2", |p| add(header::VERSION, p.head, 1));
+    refused(log(), "version 3", |p| add(header::VERSION, p.head, 1));
+    refused(log(), "not the lowest", |p| header::VERSION.put(p.head, &[1, 0]));
     refused(log(), "unknown kind 9", |p| add(header::KIND, p.head, 8));
     refused(log(), "unknown codec 2", |p| add(header::CODEC, p.head, 2));
     refused(log(), "zstd frame", |p| add(header::CODEC, p.head, 1));
@@ -144,7 +145,7 @@ fn blocks() {
 #[test]
 fn records() {
     refused(log(), "reserved byte of a record", |p| add(entry::RESERVED, p.record(1), 1));
-    refused(log(), "unknown operation 10", |p| entry::OP.put(p.record(1), &[10]));
+    refused(log(), "unknown operation 12", |p| entry::OP.put(p.record(1), &[12]));
     refused(log(), "unknown operation 0", |p| entry::OP.put(p.record(1), &[0]));
     refused(log(), "unknown set of record flags 32", |p| entry::FLAGS.put(p.record(1), &[32]));
     refused(log(), "not where it belongs", |p| add(entry::BLOCK, p.record(1), 1));
