@@ -155,7 +155,7 @@ fn records() {
     refused(log(), "not where it belongs", |p| entry::LEN.put(p.record(1), &1024_u64.to_le_bytes()));
     refused(log(), "disk", |p| add(entry::DISK, p.record(1), 32));
     refused(log(), "must not fall", |p| add(entry::SEQ, p.record(2), 254));
-    refused(log(), "must be a boundary", |p| entry::FLAGS.put(p.record(8), &[0]));
+    refused(log(), "must be a boundary", |p| entry::FLAGS.put(p.record(10), &[0]));
     refused(undo(), "one seq", |p| add(entry::SEQ, p.record(1), 1));
     refused(undo(), "bear its last_seq", |p| add(header::LAST_SEQ, p.head, 1));
     refused(undo(), "overlap", |p| entry::OFFSET.put(p.record(1), &512_u64.to_le_bytes()));
