@@ -173,10 +173,11 @@ impl Sealer {
     /// What the decision to seal depends on.
     #[must_use]
     pub fn standing(&self, stopping: bool) -> Standing {
+        let now = clock::mono();
         Standing {
             at_hand: self.at_hand(),
-            age: self.first_taken.map_or_else(Default::default, |at| at.elapsed()),
-            since_seal: self.last_seal.map(|at| at.elapsed()),
+            age: self.first_taken.map_or_else(Default::default, |at| now.duration_since(at)),
+            since_seal: self.last_seal.map(|at| now.duration_since(at)),
             uncovered: self.reach() > self.head.last_seq,
             spool_empty: self.spool.is_empty(),
             stopping,

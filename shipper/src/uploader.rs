@@ -1,4 +1,5 @@
-//! The second thread: takes sealed segments out of the spool into the vault, in order, so that a slow vault does not stop sealing.
+//! The half of a shipper that takes sealed segments out of the spool into the vault, in order, so that a slow vault does not stop
+//! sealing.
 //!
 //! It is one task that ships one segment at a time. What a segment needs before the next may be confirmed (watermark, ring,
 //! spool) is in `Uploader::confirm`; uploading several at once only has to keep the order of that call.
@@ -9,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use farshore_changelog::clock;
 use farshore_changelog::ids::{GroupName, SegmentNo};
 use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_vault::retry::{Backoff, RetryPolicy};
 use farshore_vault::{EpochObject, GroupVault, Put, Vault, VaultError};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::MissedTickBehavior;
 
 use crate::epoch::{self, Opening};
 use crate::error::{ShipError, chain};
@@ -137,17 +138,23 @@ impl Uploader {
         end
     }
 
-    async fn work(mut self) -> Result<End, ShipError> {
+    /// Does the uploads of [`Uploader::run`], on whatever runtime polls it; its time is that of tokio's clock. It can be dropped at
+    /// any await, as when its process dies: the next shipper goes on from the notes and the spool.
+    ///
+    /// # Errors
+    /// As [`Uploader::run`].
+    pub async fn work(mut self) -> Result<End, ShipError> {
+        let mut look = tokio::time::interval(self.heartbeat);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut step = self.look_for_successor().await?;
-            let next_look = clock::mono() + self.heartbeat;
-            while matches!(step, Step::Done) && clock::mono() < next_look {
-                step = match tokio::time::timeout_at(next_look.into(), self.queue.recv()).await {
-                    Ok(Some(queued)) => self.ship(queued).await?,
-                    Ok(None) => return Ok(End::Drained),
-                    Err(_) => Step::Done,
-                };
-            }
+            let step = tokio::select! {
+                biased;
+                _ = look.tick() => self.look_for_successor().await?,
+                queued = self.queue.recv() => match queued {
+                    Some(queued) => self.ship(queued).await?,
+                    None => return Ok(End::Drained),
+                },
+            };
             if let Step::Over(by) = step {
                 self.fence(by)?;
                 return Ok(End::Fenced);
