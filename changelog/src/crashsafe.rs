@@ -2,9 +2,11 @@
 //!
 //! The rule (ext4, xfs and btrfs alike): a new or renamed file is there after a crash only once its folder was fsynced.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::medium::{self, Create};
 
 /// An error of one of these functions, with the path it happened at.
 fn at(path: &Path, what: &str, e: &io::Error) -> io::Error {
@@ -26,7 +28,7 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
         }
     }
     for dir in missing.iter().rev() {
-        match std::fs::create_dir(dir) {
+        match medium::create_dir(dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(at(dir, "cannot create the folder", &e)),
@@ -42,7 +44,7 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
 /// Of the file system, with the path.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir).and_then(|f| f.sync_all()).map_err(|e| at(dir, "cannot fsync the folder", &e))
+    medium::sync_dir(dir).map_err(|e| at(dir, "cannot fsync the folder", &e))
 }
 
 /// Makes the entry of `path` in its folder durable.
@@ -58,23 +60,23 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Of the file system, with the path; the old file is then untouched.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_with(path, |f| f.write_all(bytes))
+    replace_with(path, |file| medium::write_all_at(file, bytes, 0))
 }
 
-/// As [`replace`], with the content written by `fill`.
+/// As [`replace`], with the content written by `fill` through [`medium`].
 ///
 /// # Errors
 /// Of the file system or of `fill`, with the path; the old file is then untouched.
-pub fn replace_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+pub fn replace_with(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
     let tmp = path.with_file_name(name);
-    let written = File::create(&tmp).and_then(|mut f| {
-        fill(&mut f)?;
-        f.sync_all()
+    let written = medium::create(&tmp, Create::Emptied).and_then(|file| {
+        fill(&file)?;
+        medium::sync_all(&file)
     });
     written.map_err(|e| at(&tmp, "cannot write", &e))?;
-    std::fs::rename(&tmp, path).map_err(|e| at(path, "cannot put in place", &e))?;
+    medium::rename(&tmp, path).map_err(|e| at(path, "cannot put in place", &e))?;
     sync_parent(path)
 }
 
@@ -83,7 +85,7 @@ pub fn replace_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>)
 /// # Errors
 /// Of the file system, with the path.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
+    match medium::remove(path) {
         Ok(()) => sync_parent(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(at(path, "cannot remove", &e)),
@@ -96,13 +98,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// `WouldBlock` when another process holds the lock; else of the file system, with the path.
 pub fn lock_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|e| at(path, "cannot open the lock file", &e))?;
+    let file = medium::create(path, Create::OrOpen).map_err(|e| at(path, "cannot open the lock file", &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -122,7 +118,7 @@ mod tests {
         let path = dir.path().join("state");
         replace(&path, b"old").unwrap();
         let failed = replace_with(&path, |f| {
-            f.write_all(b"half")?;
+            medium::write_all_at(f, b"half", 0)?;
             Err(io::Error::other("disk full"))
         });
         assert!(failed.unwrap_err().to_string().contains("state.tmp"));

@@ -7,12 +7,14 @@
 //! - [`segment`]: the sealed, hashed container of records (log, undo journal, seal); layout in `docs/format.md`
 //! - [`ring`]: the shared-memory ring between capture and shipper, and the recovery of its slots
 //! - [`crashsafe`]: write, fsync, rename, fsync the folder, in one audited place
+//! - [`medium`]: the system calls that change files, which a simulation can take over
 //! - [`message`]: the pinned bincode configuration for messages between our own processes and catalogue entries
 //! - [`clock`]: the only file in which clocks, randomness and sleeps are read
 
 pub mod clock;
 pub mod crashsafe;
 pub mod ids;
+pub mod medium;
 pub mod message;
 pub mod op;
 pub mod ring;

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::crashsafe;
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::ByteRange;
-use nix::sys::uio::pwritev;
 
 use crate::error::TargetError;
 use crate::view::sparse;
@@ -34,9 +34,9 @@ impl Image {
     /// # Errors
     /// [`TargetError::Refused`] when a file there holds data or a device is too small; [`TargetError::Io`].
     pub fn create(path: &Path, size_bytes: u64) -> Result<Self, TargetError> {
-        match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
+        match medium::create(path, Create::New) {
             Ok(file) => {
-                let made = file.set_len(size_bytes).and_then(|()| file.sync_all());
+                let made = medium::set_len(&file, size_bytes).and_then(|()| medium::sync_all(&file));
                 made.and_then(|()| crashsafe::sync_parent(path)).map_err(TargetError::io("create", path))?;
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Self::empty_existing(path, size_bytes)?,
@@ -64,7 +64,7 @@ impl Image {
             let what = "it holds data and no position belongs to it; move it away, or take another target folder";
             return Err(TargetError::refused(path, what));
         }
-        file.set_len(size_bytes).and_then(|()| file.sync_all()).map_err(io("size"))
+        medium::set_len(&file, size_bytes).and_then(|()| medium::sync_all(&file)).map_err(io("size"))
     }
 
     /// Opens the image of a disk of `size_bytes`.
@@ -89,7 +89,9 @@ impl Image {
         let file = open_rw(path)?;
         let meta = file.metadata().map_err(TargetError::io("stat", path))?;
         if meta.is_file() && meta.len() < size_bytes {
-            file.set_len(size_bytes).and_then(|()| file.sync_all()).map_err(TargetError::io("grow", path))?;
+            medium::set_len(&file, size_bytes)
+                .and_then(|()| medium::sync_all(&file))
+                .map_err(TargetError::io("grow", path))?;
         }
         Self::open(path, size_bytes).map(drop)
     }
@@ -122,18 +124,18 @@ impl Image {
         let mut at = offset;
         for chunk in pieces.chunks(WRITE_PIECES_MAX) {
             let slices: Vec<IoSlice<'_>> = chunk.iter().map(|piece| IoSlice::new(piece)).collect();
-            let start = i64::try_from(at).map_err(|_| TargetError::refused(&self.path, "offset beyond 2^63"))?;
-            let mut written = match pwritev(&self.file, &slices, start) {
+            let mut written = match medium::write_vectored_at(&self.file, &slices, at) {
                 Ok(written) => written,
-                Err(nix::errno::Errno::EINTR) => 0,
-                Err(e) => return Err(TargetError::io("write", &self.path)(e.into())),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+                Err(e) => return Err(TargetError::io("write", &self.path)(e)),
             };
             // What a short write left over goes piece by piece.
             for piece in chunk {
                 let done = written.min(piece.len());
                 written -= done;
                 let rest = &piece[done..];
-                self.file.write_all_at(rest, at + done as u64).map_err(TargetError::io("write", &self.path))?;
+                medium::write_all_at(&self.file, rest, at + done as u64)
+                    .map_err(TargetError::io("write", &self.path))?;
                 at += piece.len() as u64;
             }
         }
@@ -181,7 +183,7 @@ impl Image {
         if !self.dirty {
             return Ok(());
         }
-        self.file.sync_data().map_err(|e| {
+        medium::sync_data(&self.file).map_err(|e| {
             self.failed = true;
             TargetError::io("fdatasync", &self.path)(e)
         })?;

@@ -10,10 +10,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::{clock, crashsafe};
 
 use crate::failover::note;
@@ -63,7 +64,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // When it cannot be removed the next sweep does it: the lock goes with the process at the latest.
-        if let Err(e) = std::fs::remove_file(&self.path) {
+        if let Err(e) = medium::remove(&self.path) {
             tracing::warn!(lease = %self.path.display(), error = %e, "a lease could not be removed, it will be swept");
         }
     }
@@ -74,19 +75,13 @@ fn place(folder: &Path, offset: u64) -> io::Result<Option<Lease>> {
     let id: String = clock::nonce().iter().map(|b| format!("{b:02x}")).collect();
     let hidden = folder.join(format!(".{id}"));
     let path = folder.join(format!("{offset:020}-{id}"));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&hidden)
-        .map_err(|e| at(&hidden, "cannot create the lease", &e))?;
+    let file = medium::create(&hidden, Create::NewPrivate).map_err(|e| at(&hidden, "cannot create the lease", &e))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None), // a sweeper came in between and removes it
         Err(TryLockError::Error(e)) => return Err(at(&hidden, "cannot lock the lease", &e)),
     }
-    match std::fs::rename(&hidden, &path) {
+    match medium::rename(&hidden, &path) {
         Ok(()) => Ok(Some(Lease { path, offset, _locked: file })),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None), // swept before the lock
         Err(e) => Err(at(&path, "cannot place the lease", &e)),

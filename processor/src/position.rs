@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use farshore_changelog::crashsafe;
 use farshore_changelog::ids::{Epoch, GROUP_NAME_MAX_BYTES, GroupName, Hash, Position, SegmentNo, Seq};
+use farshore_changelog::medium;
 use farshore_changelog::units::UnixMicros;
 
 use crate::error::TargetError;
@@ -291,7 +292,7 @@ impl PositionFile {
     pub fn open(path: &Path) -> Result<Self, TargetError> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
         // A process that was killed may have left the newest slot in memory only, and the next write goes over the other one.
-        file.sync_data().map_err(TargetError::io("fdatasync", path))?;
+        medium::sync_data(&file).map_err(TargetError::io("fdatasync", path))?;
         let (slot, current) = newest(path, &file)?;
         Ok(Self { path: path.to_path_buf(), file, slot, current, failed: false })
     }
@@ -312,7 +313,8 @@ impl PositionFile {
         }
         next.generation = self.current.generation + 1;
         let slot = 1 - self.slot;
-        let written = self.file.write_all_at(&next.encode(), slot * SLOT_BYTES).and_then(|()| self.file.sync_data());
+        let written = medium::write_all_at(&self.file, &next.encode(), slot * SLOT_BYTES)
+            .and_then(|()| medium::sync_data(&self.file));
         if let Err(e) = written {
             self.failed = true;
             return Err(TargetError::io("write", &self.path)(e));

@@ -2,11 +2,12 @@
 //! nothing is decided by it, and it may be lost.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use farshore_changelog::clock;
 use farshore_changelog::ids::{GroupName, Position, SegmentNo};
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::UnixMicros;
 use serde::{Deserialize, Serialize};
 
@@ -158,12 +159,14 @@ impl GroupStatus {
         let mut bytes = serde_json::to_vec_pretty(self).expect("names, numbers and times can be written as JSON");
         bytes.push(b'\n');
         let tmp = path.with_extension("json.tmp");
-        let replaced = std::fs::write(&tmp, &bytes).and_then(|()| std::fs::rename(&tmp, &path));
+        let replaced = medium::create(&tmp, Create::Emptied)
+            .and_then(|file| medium::write_all_at(&file, &bytes, 0))
+            .and_then(|()| medium::rename(&tmp, &path));
         let written = replaced.or_else(|_| {
-            let _gone = std::fs::remove_file(&tmp);
-            let mut file = OpenOptions::new().write(true).open(&path)?;
-            file.write_all(&bytes)?;
-            file.set_len(bytes.len() as u64)
+            let _gone = medium::remove(&tmp);
+            let file = OpenOptions::new().write(true).open(&path)?;
+            medium::write_all_at(&file, &bytes, 0)?;
+            medium::set_len(&file, bytes.len() as u64)
         });
         written.map_err(TargetError::io("write", &path))
     }

@@ -148,6 +148,61 @@ fn unsafe_stands_only_in_the_files_that_need_it() {
 }
 
 #[test]
+fn only_tests_put_a_simulated_time_or_medium_under_a_thread() {
+    let mut files = Vec::new();
+    for (_, folder, _) in TABLE.iter().filter(|(name, _, _)| !["farshore-tests", "farshore-benches"].contains(name)) {
+        rust_files(&repository().join(folder), &mut files);
+    }
+    let calls = |file: &PathBuf| {
+        let name = file.to_str().unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
+        let shipped = text.split("#[cfg(test)]").next().unwrap();
+        !name.contains("test") && shipped.lines().any(|l| l.contains("simulate(") && !l.contains("pub fn simulate("))
+    };
+    let found: Vec<_> = files.iter().filter(|file| calls(file)).collect();
+    assert!(found.is_empty(), "shipped code never simulates: {found:?}");
+}
+
+#[test]
+fn the_stages_change_files_through_the_one_medium() {
+    /// The way of the data; the command line's own files (an export's, a socket's) are nobody's state.
+    const STAGES: [&str; 4] = ["changelog", "capture", "shipper", "processor"];
+    const CALLS: [&str; 13] = [
+        ".write_all_at(",
+        ".set_len(",
+        ".sync_data()",
+        ".sync_all()",
+        "fs::rename(",
+        "fs::remove_file(",
+        "fs::create_dir",
+        "fs::write(",
+        "File::create",
+        ".create(true)",
+        ".create_new(true)",
+        ".truncate(true)",
+        "fcntl::fallocate(",
+    ];
+    /// The medium itself; socket files, which are no state; the dirty map and the tap, which are being moved to it.
+    const ELSEWHERE: [&str; 4] =
+        ["changelog/src/medium.rs", "capture/src/listen.rs", "capture/src/regions.rs", "capture/src/engine"];
+    let mut files = Vec::new();
+    for folder in STAGES {
+        rust_files(&repository().join(folder).join("src"), &mut files);
+    }
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(repository()).unwrap().to_str().unwrap().to_owned();
+        if name.contains("test") || ELSEWHERE.iter().any(|other| name.starts_with(other)) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let shipped = text.split("#[cfg(test)]").next().unwrap();
+        found.extend(shipped.lines().filter(|l| CALLS.iter().any(|c| l.contains(c))).map(|l| format!("{name}: {l}")));
+    }
+    assert!(found.is_empty(), "these go past farshore_changelog::medium: {found:#?}");
+}
+
+#[test]
 fn no_file_has_outgrown_its_room() {
     const LINES_MAX: usize = 500;
     let mut files = Vec::new();

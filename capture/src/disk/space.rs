@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use farshore_changelog::medium;
 use farshore_changelog::units::ByteRange;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::FallocateFlags;
 use nix::unistd::{Whence, lseek};
 
 use crate::device::Extent;
@@ -41,8 +42,10 @@ pub fn zero(file: &File, range: ByteRange, keep_allocated: bool) -> io::Result<(
     for way in ways {
         match allocate(file, *way, range) {
             Ok(()) => return Ok(()),
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) => match e.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {}
+                _ => return Err(e),
+            },
         }
     }
     write_zeroes(file, range)
@@ -56,11 +59,10 @@ pub fn punches_holes(file: &File, size_bytes: u64) -> bool {
     ByteRange::at(size_bytes, STEP_BYTES).is_some_and(|beyond| allocate(file, punch, beyond).is_ok())
 }
 
-fn allocate(file: &File, way: FallocateFlags, range: ByteRange) -> nix::Result<()> {
-    let off = |n: u64| libc::off_t::try_from(n).map_err(|_| Errno::EINVAL);
+fn allocate(file: &File, way: FallocateFlags, range: ByteRange) -> io::Result<()> {
     loop {
-        match fallocate(file, way, off(range.start)?, off(range.len())?) {
-            Err(Errno::EINTR) => {}
+        match medium::fallocate(file, way, range.start, range.len()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
     }
@@ -68,7 +70,7 @@ fn allocate(file: &File, way: FallocateFlags, range: ByteRange) -> nix::Result<(
 
 fn write_zeroes(file: &File, range: ByteRange) -> io::Result<()> {
     let zeroes = HeapBuf::new(STEP_BYTES.min(range.len()) as usize);
-    for_each_step(range, |step| file.write_all_at(&zeroes.as_slice()[..step.len() as usize], step.start))
+    for_each_step(range, |step| medium::write_all_at(file, &zeroes.as_slice()[..step.len() as usize], step.start))
 }
 
 /// Whether `range` (whole blocks) reads as zeroes.

@@ -45,15 +45,16 @@ mod slot;
 mod spec;
 mod takeover;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::ids::Seq;
+use crate::medium::{self, Create};
 use crate::op::Record;
 use crate::units::UnixMicros;
 
@@ -124,11 +125,10 @@ impl Ring {
         name.push(".new");
         let new = path.with_file_name(name);
         let made = fill(&new, geometry.file_bytes(), &header::encode(spec));
-        let placed =
-            made.and_then(|()| std::fs::rename(&new, path).map_err(|e| RingError::io(path, "put in place", e)));
+        let placed = made.and_then(|()| medium::rename(&new, path).map_err(|e| RingError::io(path, "put in place", e)));
         if let Err(e) = placed {
             // Best effort: the error that is returned says more than one of the clean-up would.
-            let _ = std::fs::remove_file(&new);
+            let _ = medium::remove(&new);
             return Err(e);
         }
         Self::open_any_boot(path)
@@ -317,17 +317,16 @@ impl std::fmt::Debug for Ring {
 /// Makes the file `path`: `bytes` long, allocated in full, with this header.
 fn fill(path: &Path, bytes: u64, page: &[u8; HEADER_BYTES]) -> Result<(), RingError> {
     let io = |doing| move |e| RingError::io(path, doing, e);
-    match std::fs::remove_file(path) {
+    match medium::remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("clear the way for")(e)),
         _ => {}
     }
-    let file: File =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(io("make"))?;
+    let file = medium::create(path, Create::NewPrivate).map_err(io("make"))?;
     mapping::allocate(&file, bytes).map_err(|e| match e.kind() {
         io::ErrorKind::StorageFull => RingError::NoSpace { path: path.to_owned(), bytes, source: e },
         _ => RingError::io(path, "allocate", e),
     })?;
-    file.write_all_at(page, 0).map_err(io("write the header of"))
+    medium::write_all_at(&file, page, 0).map_err(io("write the header of"))
 }
 
 /// Proves the header's atomic words against each other. Other processes may be changing them: each is loaded before the one that

@@ -41,7 +41,8 @@ impl Draft {
 /// the payload does not change when the handle moves.
 ///
 /// A slot that is dropped is settled, so that nothing can block the records behind it: without a seq it is given back,
-/// with one it is aborted (and a warning is logged, because the caller then owes the log a range).
+/// with one it is aborted (and a warning is logged, because the caller then owes the log a range). While its thread panics it is
+/// left as it is: what became of its operation is not known, and recovery settles it as it does a killed process's.
 pub struct Slot {
     region: Region,
     number: u64,
@@ -166,7 +167,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if !self.open {
+        if !self.open || std::thread::panicking() {
             return;
         }
         match self.record {

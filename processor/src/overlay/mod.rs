@@ -17,13 +17,14 @@
 pub mod bitmap;
 pub mod layout;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::ByteRange;
 use farshore_changelog::{clock, crashsafe};
 
@@ -58,10 +59,10 @@ impl<B: ReadDisk> Overlay<B> {
         crashsafe::create_dir_all(folder)?;
         let id: String = clock::nonce().iter().map(|b| format!("{b:02x}")).collect();
         let path = folder.join(format!(".private-{id}.cow"));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = medium::create(&path, Create::NewPrivate);
         let file = file.map_err(|e| at(&path, "cannot create the overlay", &e))?;
-        std::fs::remove_file(&path).map_err(|e| at(&path, "cannot unlink the overlay", &e))?;
-        file.set_len(header.file_bytes()).map_err(|e| at(&path, "cannot size the overlay", &e))?;
+        medium::remove(&path).map_err(|e| at(&path, "cannot unlink the overlay", &e))?;
+        medium::set_len(&file, header.file_bytes()).map_err(|e| at(&path, "cannot size the overlay", &e))?;
         Ok(Self::over(base, header, file, path, true, Bitmap::default()))
     }
 
@@ -77,8 +78,8 @@ impl<B: ReadDisk> Overlay<B> {
                 crashsafe::create_dir_all(folder)?;
             }
             crashsafe::replace_with(path, |file| {
-                file.set_len(header.file_bytes())?;
-                file.write_all_at(&header.encode(), 0)
+                medium::set_len(file, header.file_bytes())?;
+                medium::write_all_at(file, &header.encode(), 0)
             })?;
         }
         let file = crashsafe::lock_file(path)?;
@@ -125,7 +126,11 @@ impl<B: ReadDisk> Overlay<B> {
         let range = on_disk(offset, data.len() as u64, self.header.size_bytes)?;
         self.change(range, &|part| {
             let from = (part.start - range.start) as usize;
-            self.file.write_all_at(&data[from..from + part.len() as usize], self.header.data_offset() + part.start)
+            medium::write_all_at(
+                &self.file,
+                &data[from..from + part.len() as usize],
+                self.header.data_offset() + part.start,
+            )
         })
     }
 
@@ -182,7 +187,7 @@ impl<B: ReadDisk> Overlay<B> {
     fn copy_up(&self, whole: ByteRange) -> io::Result<()> {
         let mut old = vec![0; whole.len() as usize];
         self.base.read_at(&mut old, whole.start)?;
-        self.latch(self.file.write_all_at(&old, self.header.data_offset() + whole.start))
+        self.latch(medium::write_all_at(&self.file, &old, self.header.data_offset() + whole.start))
     }
 
     /// Makes everything written before durable: first the data, then the bitmap.
@@ -197,7 +202,7 @@ impl<B: ReadDisk> Overlay<B> {
         let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before the fdatasync: a bit set later speaks of data that it may not cover.
         let pending = self.bitmap.write().unwrap_or_else(PoisonError::into_inner).take_dirty();
-        self.latch(self.file.sync_data())?;
+        self.latch(medium::sync_data(&self.file))?;
         if pending.is_empty() {
             return Ok(());
         }
@@ -209,9 +214,9 @@ impl<B: ReadDisk> Overlay<B> {
     fn write_pages(&self, pending: &[Pending]) -> io::Result<()> {
         for page in pending {
             let bytes = layout::encode_slot(page.generation, &page.bits);
-            self.file.write_all_at(&bytes, self.header.slot_offset(page.page, page.slot))?;
+            medium::write_all_at(&self.file, &bytes, self.header.slot_offset(page.page, page.slot))?;
         }
-        self.file.sync_data()
+        medium::sync_data(&self.file)
     }
 
     fn usable(&self) -> io::Result<()> {

@@ -2,10 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::segment::{Index, SegmentError, SegmentWriter, Stamp};
 use farshore_changelog::{clock, crashsafe};
 
@@ -124,7 +124,7 @@ impl Journal {
             // A process that was killed before its fdatasync may have left them in memory only, and what comes next goes into
             // a new file: without this a power cut could take them and leave that one, and a view may have read them.
             for file in files::list(undo)?.iter().filter(|file| file.end() > undo_end) {
-                let synced = File::open(&file.path).and_then(|open| open.sync_all());
+                let synced = File::open(&file.path).and_then(|open| medium::sync_all(&open));
                 synced.map_err(TargetError::io("fsync", &file.path))?;
             }
             crashsafe::sync_dir(undo).map_err(TargetError::io("fsync", undo))?;
@@ -173,7 +173,8 @@ impl Journal {
         let end = self.end;
         self.latch(|journal| {
             let file = journal.file()?;
-            file.file.write_all_at(&sealed.bytes, end - file.start).map_err(TargetError::io("write", &file.path))
+            medium::write_all_at(&file.file, &sealed.bytes, end - file.start)
+                .map_err(TargetError::io("write", &file.path))
         })?;
         self.end += sealed.bytes.len() as u64;
         (self.number, self.prev) = (sealed.head.number, sealed.hash);
@@ -188,7 +189,7 @@ impl Journal {
         self.check()?;
         self.latch(|journal| {
             let Some(open) = &mut journal.file else { return Ok(()) };
-            open.file.sync_data().map_err(TargetError::io("fdatasync", &open.path))?;
+            medium::sync_data(&open.file).map_err(TargetError::io("fdatasync", &open.path))?;
             if open.new {
                 crashsafe::sync_parent(&open.path).map_err(TargetError::io("fsync the folder of", &open.path))?;
                 open.new = false;
@@ -227,8 +228,7 @@ impl Journal {
         if self.file.is_none() {
             // After a restart the last file is never written again: its end may be a hole that a power cut made.
             let path = files::path_of(&self.undo, self.end);
-            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-            let file = opened.map_err(TargetError::io("create", &path))?;
+            let file = medium::create(&path, Create::Emptied).map_err(TargetError::io("create", &path))?;
             self.file = Some(OpenFile { file, path, start: self.end, new: true });
         }
         Ok(self.file.as_ref().expect("it was just opened"))
@@ -264,7 +264,7 @@ fn cut_off(reader: &JournalReader, path: &Path, offset: u64) -> Result<(), Targe
         return crashsafe::remove(path).map_err(TargetError::io("remove", path));
     }
     let file = OpenOptions::new().write(true).open(path).map_err(TargetError::io("open", path))?;
-    file.set_len(offset).and_then(|()| file.sync_all()).map_err(TargetError::io("cut", path))
+    medium::set_len(&file, offset).and_then(|()| medium::sync_all(&file)).map_err(TargetError::io("cut", path))
 }
 
 /// Removes the files of the folder `undo` that lie wholly below the journal offset `needed`. Gives the bytes freed.

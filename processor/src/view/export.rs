@@ -1,11 +1,11 @@
 //! A disk into a raw sparse file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::crashsafe;
+use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::ByteRange;
 
 use super::read_disk::ReadDisk;
@@ -79,12 +79,12 @@ pub fn export(
     let done = copy(disk, &partial, progress).and_then(|data_bytes| {
         // Somebody may have made the file while we copied.
         refuse(path, force)?;
-        std::fs::rename(&partial, path).map_err(of("put in place", path))?;
+        medium::rename(&partial, path).map_err(of("put in place", path))?;
         crashsafe::sync_parent(path).map_err(of("fsync the folder of", path))?;
         Ok(Exported { size_bytes: disk.size_bytes(), data_bytes })
     });
     if done.is_err()
-        && let Err(e) = std::fs::remove_file(&partial)
+        && let Err(e) = medium::remove(&partial)
         && e.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %partial.display(), error = %e, "an export that failed left its partial file");
@@ -110,9 +110,8 @@ fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ExportError
 /// Fills `partial`; bytes of data written.
 fn copy(disk: &dyn ReadDisk, partial: &Path, progress: &mut dyn FnMut(u64)) -> Result<u64, ExportError> {
     let size = disk.size_bytes();
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).open(partial);
-    let file = opened.map_err(of("create", partial))?;
-    file.set_len(size).map_err(of("size", partial))?;
+    let file = medium::create(partial, Create::Emptied).map_err(of("create", partial))?;
+    medium::set_len(&file, size).map_err(of("size", partial))?;
     let (mut at, mut data_bytes, mut buf) = (0, 0, Vec::new());
     while at < size {
         let rest = ByteRange { start: at, end: size };
@@ -131,7 +130,7 @@ fn copy(disk: &dyn ReadDisk, partial: &Path, progress: &mut dyn FnMut(u64)) -> R
             progress(at);
         }
     }
-    file.sync_all().map_err(of("fsync", partial))?;
+    medium::sync_all(&file).map_err(of("fsync", partial))?;
     Ok(data_bytes)
 }
 
@@ -140,7 +139,7 @@ fn write_data(file: &File, buf: &[u8], offset: u64) -> io::Result<u64> {
     let (mut written, mut run) = (0, None::<usize>);
     let mut put = |from: usize, to: usize| -> io::Result<()> {
         written += (to - from) as u64;
-        file.write_all_at(&buf[from..to], offset + from as u64)
+        medium::write_all_at(file, &buf[from..to], offset + from as u64)
     };
     for from in (0..buf.len()).step_by(GRAIN_BYTES) {
         let to = buf.len().min(from + GRAIN_BYTES);
@@ -162,6 +161,8 @@ fn write_data(file: &File, buf: &[u8], offset: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::view::read_disk::RawDisk;
 

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use farshore_changelog::medium;
 use farshore_changelog::units::ByteRange;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::FallocateFlags;
 use nix::unistd::{Whence, lseek};
 
 /// Zeroes written at a time where holes cannot be punched, in bytes.
@@ -59,15 +59,14 @@ pub fn punch(file: &File, range: ByteRange) -> io::Result<()> {
     if range.is_empty() {
         return Ok(());
     }
-    let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.len())) else {
-        return Err(Errno::EFBIG.into());
-    };
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    match fallocate(file, flags, start, len) {
+    match medium::fallocate(file, flags, range.start, range.len()) {
         Ok(()) => Ok(()),
-        // EINVAL: a block device whose sectors are larger than the range's.
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => write_zeroes(file, range),
-        Err(e) => Err(e.into()),
+        Err(e) => match e.raw_os_error().map(Errno::from_raw) {
+            // EINVAL: a block device whose sectors are larger than the range's.
+            Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => write_zeroes(file, range),
+            _ => Err(e),
+        },
     }
 }
 
@@ -76,7 +75,7 @@ fn write_zeroes(file: &File, range: ByteRange) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
         let len = zeroes.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
-        file.write_all_at(&zeroes[..len], at)?;
+        medium::write_all_at(file, &zeroes[..len], at)?;
         at += len as u64;
     }
     Ok(())
@@ -84,6 +83,8 @@ fn write_zeroes(file: &File, range: ByteRange) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]

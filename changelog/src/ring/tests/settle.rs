@@ -167,3 +167,26 @@ fn recovery_beside_a_producer_is_a_mistake() {
     let _producer = bench.ring.producer(0);
     let _ = bench.ring.recover(&mut |_, _| Settled::Reread);
 }
+
+#[test]
+fn a_panic_leaves_slots_as_a_killed_process_does() {
+    let bench = bench(1);
+    let mut producer = bench.ring.producer(0);
+    let unplaced = producer.reserve(512).unwrap();
+    let placed = write(&mut producer, 4096, 8192);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _in_flight = (unplaced, placed);
+        std::panic::resume_unwind(Box::new("the lane's bug"));
+    }));
+    assert!(caught.is_err());
+    let ring = Ring::open(&bench.path).unwrap();
+    let mut asked = Vec::new();
+    let report = ring
+        .recover(&mut |record, _| {
+            asked.push(record.seq);
+            Settled::Reread
+        })
+        .unwrap();
+    assert_eq!(asked, [Seq(1)], "its range may have been written: it is read again, not passed over");
+    assert_eq!(report, RecoveryReport { given_back: 1, reread: 1, ..RecoveryReport::default() });
+}
