@@ -224,7 +224,15 @@ impl Site {
     /// # Panics
     /// When that does not happen in time.
     pub fn start_agent(&mut self) {
-        let mut agent = Process::start("farshore run", self.agent_command());
+        self.start_agent_as(self.agent_command());
+    }
+
+    /// As [`Site::start_agent`], by a command that ends in it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_agent_as(&mut self, command: Command) {
+        let mut agent = Process::start("farshore run", command);
         // A killed predecessor's sockets may still be there for a moment: its successor says when it listens itself.
         let _ = agent.expect_line("is served", VERB_MAX);
         for disk in &self.disks {

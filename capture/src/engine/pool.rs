@@ -98,12 +98,9 @@ impl Engine for Pool {
     }
 
     fn push(&mut self, token: Token, io: Io) {
-        match io {
-            Io::Call(call) => self.workers.push(token, call),
-            Io::Read { fd, offset, piece } => self.workers.push(token, read(fd, offset, piece)),
-            Io::Write { fd, offset, piece } => self.workers.push(token, write(fd, offset, piece)),
-            Io::Fdatasync { fd } => self.workers.push(token, fdatasync(fd)),
-            io @ (Io::Accept { fd } | Io::Recv { fd, .. } | Io::Send { fd, .. }) => match prepare(fd, &io) {
+        match by_thread(io) {
+            Ok(call) => self.workers.push(token, call),
+            Err(io) => match prepare(interest(&io).0, &io) {
                 Ok(()) => self.sockets.push(SocketOp { token, io, ready: true, hung_up: false }),
                 Err(e) => self.ended.push(Completion { token, result: Err(e), pieces: io.into_pieces() }),
             },
@@ -128,6 +125,17 @@ impl Engine for Pool {
 
     fn in_flight(&self) -> usize {
         self.sockets.len() + self.ended.len() + self.workers.outstanding()
+    }
+}
+
+/// An operation of a disk as a call for a helper thread; an operation of a socket is given back.
+pub(super) fn by_thread(io: Io) -> Result<Call, Io> {
+    match io {
+        Io::Call(call) => Ok(call),
+        Io::Read { fd, offset, piece } => Ok(read(fd, offset, piece)),
+        Io::Write { fd, offset, piece } => Ok(write(fd, offset, piece)),
+        Io::Fdatasync { fd } => Ok(fdatasync(fd)),
+        io @ (Io::Accept { .. } | Io::Recv { .. } | Io::Send { .. }) => Err(io),
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use slab::Slab;
 
+use super::pool::by_thread;
 use super::workers::Workers;
 use super::{Completion, Engine, Io, Piece, Token, Wake};
 
@@ -121,6 +122,18 @@ impl Uring {
                 continue;
             }
             let op = self.in_flight.remove(key);
+            // What cannot be done at once a thread of the kernel does; when there is none to be had, the operation is
+            // cancelled before it has begun. The helper threads have been there from the start.
+            let op = match (end.result() == -libc::ECANCELED, op) {
+                (true, InFlight { token, io, message }) => match by_thread(io) {
+                    Ok(call) => {
+                        self.workers.push(token, call);
+                        continue;
+                    }
+                    Err(io) => InFlight { token, io, message },
+                },
+                (false, op) => op,
+            };
             let result = u64::try_from(end.result()).map_err(|_| io::Error::from_raw_os_error(-end.result()));
             done.push(Completion { token: op.token, result, pieces: op.io.into_pieces() });
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bincode::{Decode, Encode};
+use farshore_changelog::clock;
 use farshore_changelog::ids::GroupName;
 use farshore_changelog::message::{self, MESSAGE_MAX_BYTES};
 use serde::Serialize;
@@ -21,6 +22,8 @@ use crate::failure::{Next, fail};
 const PROTOCOL: u32 = 1;
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause after an accept that failed (no descriptor or memory left).
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How often the listener looks whether it is to stop.
 const ACCEPT_POLL_MS: u16 = 100;
 
@@ -189,7 +192,15 @@ impl Control {
             if !matches!(ready, Ok(n) if n > 0) {
                 continue;
             }
-            let Ok((mut stream, _)) = self.listener.accept() else { continue };
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Without a descriptor it stays ready, and is not to be asked in a circle.
+                    tracing::warn!("the control socket cannot accept: {error}");
+                    clock::sleep(ACCEPT_PAUSE);
+                    continue;
+                }
+            };
             let done = (|| {
                 stream.set_nonblocking(false)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
