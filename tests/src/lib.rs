@@ -11,6 +11,9 @@
 //! - [`client`]: a small NBD client that can also misbehave
 //! - [`chaos`]: a load of overlapping requests that reconnects
 //! - [`fio`], [`nbdsh`]: loads and probes by foreign programs
+//! - [`vm_disk`]: an export behind QEMU's own client, which waits for a server that is away
+//! - [`log_watch`]: what a group's log says, as it grows
+//! - [`rounds`]: how often a test repeats itself
 //! - [`pattern`]: bytes that are known from a seed
 
 pub mod bin;
@@ -22,7 +25,10 @@ pub mod fio;
 pub mod guest;
 pub mod guest_script;
 pub mod initrd;
+pub mod log_watch;
 pub mod nbdsh;
 pub mod pattern;
 pub mod process;
+pub mod rounds;
 pub mod site;
+pub mod vm_disk;

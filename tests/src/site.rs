@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Position, Seq};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::bin;
@@ -31,7 +33,7 @@ pub struct SiteSpec {
     pub disks: Vec<u64>,
     /// Where the exports listen: on TCP, at a port the system chose, instead of on unix sockets.
     pub tcp: bool,
-    /// More lines for the configuration, before its disks.
+    /// More lines for the configuration, before its disks; they go before what a site sets by itself.
     pub config: String,
     /// More arguments of `farshore process`.
     pub process: Vec<String>,
@@ -167,12 +169,20 @@ impl Site {
     pub fn write_config(&self) {
         let dir = self.dir.path().display();
         let rings = self.ring.parent().expect("the ring lies in a folder").display();
-        let mut text = format!(
-            "group = \"{GROUP}\"\nvault = \"{}\"\nstate_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\nring_dir = \"{rings}\"\n\
-             ring_size = \"32MiB\"\nmax_delay = \"100ms\"\nheartbeat = \"500ms\"\n{}\n",
-            self.vault_url(),
-            self.spec.config
-        );
+        let mut text = format!("group = \"{GROUP}\"\nvault = \"{}\"\n{}\n", self.vault_url(), self.spec.config);
+        let usual = [
+            ("state_dir", format!("{dir}/state")),
+            ("run_dir", format!("{dir}/run")),
+            ("ring_dir", rings.to_string()),
+            ("ring_size", "32MiB".to_owned()),
+            ("max_delay", "100ms".to_owned()),
+            ("heartbeat", "500ms".to_owned()),
+        ];
+        for (key, value) in usual {
+            if !self.spec.config.lines().any(|line| line.starts_with(key)) {
+                text.push_str(&format!("{key} = \"{value}\"\n"));
+            }
+        }
         for disk in &self.disks {
             text.push_str(&format!(
                 "\n[[disk]]\nname = \"{}\"\nsource = \"{}\"\nlisten = \"{}\"\n",
@@ -278,9 +288,25 @@ impl Site {
     /// # Panics
     /// When none is started in time.
     pub fn kill_shipper(&mut self) {
+        self.signal_shipper(Signal::SIGKILL);
+    }
+
+    /// A signal to the shipper, which the agent must have started. Gives its process id.
+    ///
+    /// # Panics
+    /// When none is started in time.
+    pub fn signal_shipper(&mut self, signal: Signal) -> i32 {
         let config = self.config.to_string_lossy().into_owned();
         let pid = self.agent().wait_until("shipper", VERB_MAX, || shipper_of(&config));
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), signal);
+        pid
+    }
+
+    /// SIGKILL to the shipper that runs now, if one does, whether or not its agent lives.
+    pub fn kill_shipper_if_any(&self) {
+        if let Some(pid) = shipper_of(&self.config.to_string_lossy()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 
     /// The source's host is gone: agent and shipper at once, without a chance to say anything.
