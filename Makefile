@@ -12,6 +12,8 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 10
 NIGHTLY_FUZZ_SECONDS ?= 600
 CARGO_DENY_VERSION ?= 0.18.4
+# Tests with real faults do a few rounds in `make test` and these many at night.
+NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200
 
 .PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly
 
@@ -53,5 +55,5 @@ fuzz:
 
 nightly: deps
 	$(CARGO) build --workspace --release --locked
-	FARSHORE_BIN=$(CURDIR)/target/release/farshore $(CARGO) test --release --workspace --locked -- --test-threads=2
+	FARSHORE_BIN=$(CURDIR)/target/release/farshore $(NIGHTLY_ROUNDS) $(CARGO) test --release --workspace --locked -- --test-threads=2
 	$(MAKE) fuzz FUZZ_SECONDS=$(NIGHTLY_FUZZ_SECONDS)

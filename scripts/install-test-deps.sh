@@ -85,7 +85,7 @@ ldconfig -p | grep -q 'libgnutls\.so\.30' || missing="$missing libgnutls30"
 
 missing_qemu=
 command -v qemu-system-x86_64 >/dev/null || missing_qemu=qemu-system-x86
-for program in qemu-img qemu-io; do
+for program in qemu-img qemu-io qemu-storage-daemon; do
     command -v $program >/dev/null || missing_qemu="$missing_qemu qemu-utils"
 done
 

@@ -31,7 +31,7 @@ const BETWEEN_MAX_MS: u64 = 60;
 /// The longest one fio may take on a busy machine.
 const FIO_MAX: Duration = Duration::from_secs(300);
 /// In one of so many rounds in which the agent dies the VM dies with it: nobody repeats what was in flight.
-const VM_DIES_IN: u64 = 3;
+const VM_DIES_IN: u64 = 2;
 /// So many killed agents have met writes in flight, whatever the machine's mood.
 const SOME_IN_FLIGHT: u32 = 15;
 
