@@ -176,7 +176,7 @@ fn the_stages_change_files_through_the_one_medium() {
         "fs::remove_file(",
         "fs::create_dir",
         "fs::write(",
-        "File::create",
+        " File::create(",
         ".create(true)",
         ".create_new(true)",
         ".truncate(true)",
