@@ -5,6 +5,7 @@
 //! - [`units`]: quantities: time, byte ranges, alignment
 //! - [`op`]: the operation enum and the [`op::Record`] that every stage passes on
 //! - [`segment`]: the sealed, hashed container of records (log, undo journal, seal); layout in `docs/format.md`
+//! - [`hashes`]: hashes of the target's images, by which a resync leaves out what both sides have
 //! - [`ring`]: the shared-memory ring between capture and shipper, and the recovery of its slots
 //! - [`crashsafe`]: write, fsync, rename, fsync the folder, in one audited place
 //! - [`medium`]: the system calls that change files, which a simulation can take over
@@ -13,6 +14,7 @@
 
 pub mod clock;
 pub mod crashsafe;
+pub mod hashes;
 pub mod ids;
 pub mod medium;
 pub mod message;

@@ -16,6 +16,7 @@
 //! - [`uploader`]: the half of the second thread: segments into the vault in order, and what a refusal means
 //! - [`epoch`]: opens the epoch before its first segment, and seals the one before
 //! - [`state`]: the durable notes of a source (`epoch.json`, `shipped.json`, `fenced.json`), which the agent reads and writes too
+//! - [`requests`]: what the target has asked of the source, in the state folder, where the agent finds it
 //! - [`error`]: what can go wrong and what to do then
 //!
 //! The order of durable steps is that of `docs/format.md`: spool durable, ring released, upload, watermark noted, spool file
@@ -27,6 +28,7 @@ pub mod epoch;
 pub mod error;
 pub mod filler;
 pub mod fold;
+pub mod requests;
 pub mod restart;
 pub mod sealer;
 pub mod shipper;

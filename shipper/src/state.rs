@@ -204,7 +204,7 @@ impl SourceState {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ShipError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ShipError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -213,17 +213,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ShipError> {
     serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(path, &e))
 }
 
-fn write(path: &Path, value: &impl Serialize) -> Result<(), ShipError> {
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), ShipError> {
     let bytes = serde_json::to_vec_pretty(value).expect("the notes have string keys only");
     crashsafe::replace(path, &bytes).map_err(ShipError::io("note the group's state"))
 }
 
-fn damaged(path: &Path, error: &serde_json::Error) -> ShipError {
+pub(crate) fn damaged(path: &Path, error: &impl std::fmt::Display) -> ShipError {
     let what = format!("it is damaged ({error}); restore it, or move it away and begin a new epoch with a full resync");
     ShipError::State { path: path.to_owned(), what }
 }
 
-fn at(path: &Path, e: &std::io::Error) -> std::io::Error {
+pub(crate) fn at(path: &Path, e: &std::io::Error) -> std::io::Error {
     std::io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 

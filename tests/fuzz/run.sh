@@ -12,7 +12,7 @@ seconds=${1:?usage: tests/fuzz/run.sh SECONDS_PER_TARGET [TARGET...]}
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
-targets=${*:-segment undo ring nbd dirty_map position points}
+targets=${*:-segment undo ring nbd dirty_map position points hashes}
 
 if ! command -v c++ >/dev/null; then
     echo "fuzz: installing g++, which builds libFuzzer"

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use farshore_changelog::hashes::Chunk;
 use farshore_changelog::ids::{DiskIndex, Epoch, GroupName, Hash, SegmentNo, Seq};
 use farshore_changelog::op::{Op, Record, RecordFlags};
 use farshore_changelog::segment::{Codec, Kind, Sealed, Segment, SegmentError, SegmentWriter, Stamp};
@@ -22,10 +23,10 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// The committed file; written first when asked to.
-fn golden(name: &str, now: &Sealed) -> Vec<u8> {
+fn golden(name: &str, now: &[u8]) -> Vec<u8> {
     let path = path(name);
     if std::env::var_os("FARSHORE_REGENERATE_GOLDEN").is_some_and(|v| v == "1") {
-        std::fs::write(&path, &now.bytes).unwrap();
+        std::fs::write(&path, now).unwrap();
     }
     std::fs::read(&path)
         .unwrap_or_else(|e| panic!("{}: {e}; it is committed, do not generate it to get past this", path.display()))
@@ -114,7 +115,7 @@ fn write(kind: Kind, level: Option<i32>, entries: &[Entry], stamp: Stamp) -> Sea
 
 /// Reads the file and compares everything in it with what was meant to be written.
 fn read(name: &str, now: &Sealed, codec: Codec, entries: &[Entry]) -> Vec<u8> {
-    let bytes = golden(name, now);
+    let bytes = golden(name, &now.bytes);
     let segment = Segment::parse(bytes.clone().into()).unwrap();
     let mut found: Vec<Entry> = Vec::new();
     segment
@@ -185,6 +186,32 @@ fn seal() {
     let created = UnixMicros(START);
     let now = SegmentWriter::seal_object(group, Epoch(3), SegmentNo(4), Epoch(4), *b"sixteen bytes it", created);
     is_still_written("segment-v1-seal", &now, &[]);
+}
+
+#[test]
+fn hash_chunk() {
+    let now = Chunk {
+        group: GroupName::new("web01").unwrap(),
+        epoch: Epoch(3),
+        seq: Seq(1),
+        disk: DiskIndex(1),
+        unit_bytes: 1 << 20,
+        chunk_units: 8,
+        first_unit: 16,
+        hashes: (0..5_u8).map(|n| Hash::of(&[n])).collect(),
+    };
+    let bytes = golden("hash-chunk-v1", &now.encode());
+    assert!(bytes == now.encode(), "hash-chunk-v1 is written otherwise now");
+    assert_eq!(Chunk::parse(&bytes), Ok(now));
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    assert_eq!((&bytes[..8], u32_at(8), u32_at(12)), (&b"FARSHHSH"[..], 1, 1 << 20));
+    assert_eq!(&bytes[16..80], &[&b"web01"[..], &[0; 59]].concat()[..]);
+    assert_eq!([u64_at(80), u64_at(88), u64_at(96)], [3, 1, 16]);
+    assert_eq!((u32_at(104), u32_at(108), bytes[112], bytes[113]), (8, 5, 1, 0));
+    assert!(bytes[114..128].iter().all(|b| *b == 0));
+    assert_eq!(bytes[128..160], Hash::of(&[0]).0);
+    assert_eq!((bytes.len(), &bytes[288..]), (320, &Hash::of(&bytes[..288]).0[..]));
 }
 
 /// The offsets of `docs/format.md`, written out by hand, so that code and page cannot drift together.

@@ -64,9 +64,11 @@ impl GroupVault {
     /// Asks something of the source, under the first free number, which is given back.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; [`VaultError::Damaged`] when it cannot be asked, such as too many ranges.
     pub async fn put_request(&self, request: &Request) -> Result<u64, VaultError> {
+        // Nothing is put that nobody could read.
         let bytes = Bytes::from(request.encode());
+        Request::decoded(&bytes)?;
         for n in 1..=REQUESTS_MAX {
             match self.store.put_new(&Key::Request(self.group.clone(), n), bytes.clone()).await? {
                 Put::Created => return Ok(n),

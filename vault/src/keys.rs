@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use farshore_changelog::ids::{DiskIndex, Epoch, GroupName, SegmentNo};
 use object_store::path::Path;
 
 /// Digits of an epoch in a key. Epochs above `10^10 - 1` have no key; one a second would last three centuries.
 const EPOCH_DIGITS: usize = 10;
 /// Digits of a segment number, and of a request's number.
 const NUMBER_DIGITS: usize = 20;
+/// Digits of a disk's index and of a chunk's number.
+const DISK_DIGITS: usize = 5;
+const CHUNK_DIGITS: usize = 10;
 
 const VAULT_OBJECT: &str = "farshore-vault.json";
 const GROUPS: &str = "groups";
@@ -22,6 +25,10 @@ pub enum Key {
     Epoch(GroupName, Epoch),
     /// What the target asks of the source: request 1, 2, 3 …
     Request(GroupName, u64),
+    /// Which hashes of its images the target publishes in an epoch.
+    HashPlan(GroupName, Epoch),
+    /// A chunk of those hashes: of a disk, chunk 0, 1, 2 …
+    HashChunk(GroupName, Epoch, DiskIndex, u32),
     /// A segment of kind log, or a seal.
     Segment(GroupName, Epoch, SegmentNo),
 }
@@ -34,6 +41,15 @@ impl fmt::Display for Key {
                 write!(f, "{GROUPS}/{group}/to-source/epochs/{epoch:0EPOCH_DIGITS$}.json")
             }
             Self::Request(group, n) => write!(f, "{GROUPS}/{group}/to-source/requests/{n:0NUMBER_DIGITS$}.json"),
+            Self::HashPlan(group, epoch) => {
+                write!(f, "{GROUPS}/{group}/to-source/hashes/{epoch:0EPOCH_DIGITS$}/plan.json")
+            }
+            Self::HashChunk(group, epoch, disk, chunk) => {
+                write!(
+                    f,
+                    "{GROUPS}/{group}/to-source/hashes/{epoch:0EPOCH_DIGITS$}/{disk:0DISK_DIGITS$}-{chunk:0CHUNK_DIGITS$}"
+                )
+            }
             Self::Segment(group, epoch, number) => {
                 write!(f, "{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}/{number:0NUMBER_DIGITS$}")
             }
@@ -62,6 +78,15 @@ impl Key {
                 let n = digits(file.strip_suffix(".json")?, NUMBER_DIGITS)?;
                 Some(Self::Request(GroupName::new(group).ok()?, n))
             }
+            [GROUPS, group, "to-source", "hashes", epoch, "plan.json"] => {
+                Some(Self::HashPlan(GroupName::new(group).ok()?, Epoch(digits(epoch, EPOCH_DIGITS)?)))
+            }
+            [GROUPS, group, "to-source", "hashes", epoch, chunk] => {
+                let (disk, chunk) = chunk.split_once('-')?;
+                let disk = DiskIndex(plain(disk, DISK_DIGITS)?.try_into().ok()?);
+                let chunk = plain(chunk, CHUNK_DIGITS)?.try_into().ok()?;
+                Some(Self::HashChunk(GroupName::new(group).ok()?, Epoch(digits(epoch, EPOCH_DIGITS)?), disk, chunk))
+            }
             [GROUPS, group, "log", epoch, number] => {
                 let (epoch, number) = (digits(epoch, EPOCH_DIGITS)?, digits(number, NUMBER_DIGITS)?);
                 Some(Self::Segment(GroupName::new(group).ok()?, Epoch(epoch), SegmentNo(number)))
@@ -73,14 +98,25 @@ impl Key {
 
 /// A number from 1 on, written with exactly `width` digits.
 fn digits(text: &str, width: usize) -> Option<u64> {
+    plain(text, width).filter(|&n| n > 0)
+}
+
+/// A number written with exactly `width` digits.
+fn plain(text: &str, width: usize) -> Option<u64> {
     let plain = text.len() == width && text.bytes().all(|b| b.is_ascii_digit());
-    if plain { text.parse().ok().filter(|&n| n > 0) } else { None }
+    if plain { text.parse().ok() } else { None }
 }
 
 /// The prefix of all segments of an epoch.
 #[must_use]
 pub fn log_prefix(group: &GroupName, epoch: Epoch) -> Path {
     Path::from(format!("{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}"))
+}
+
+/// The prefix of everything that the target publishes of its hashes in an epoch.
+#[must_use]
+pub fn hashes_prefix(group: &GroupName, epoch: Epoch) -> Path {
+    Path::from(format!("{GROUPS}/{group}/to-source/hashes/{epoch:0EPOCH_DIGITS$}"))
 }
 
 /// The prefix of all groups.
@@ -112,6 +148,13 @@ mod tests {
             Just(Key::Vault),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::Epoch(g, e)),
             (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Request(g, n)),
+            (group(), epoch.clone()).prop_map(|(g, e)| Key::HashPlan(g, e)),
+            (group(), epoch.clone(), any::<u16>(), any::<u32>()).prop_map(|(g, e, d, c)| Key::HashChunk(
+                g,
+                e,
+                DiskIndex(d),
+                c
+            )),
             (group(), epoch, 1..=u64::MAX).prop_map(|(g, e, n)| Key::Segment(g, e, SegmentNo(n))),
         ]
     }
@@ -126,7 +169,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_is_written_the_same_way(text in "(groups/[a-z.]{1,3}/(log|to-source)(/epochs|/requests)?(/[0-9]{9,21}){1,2}(.json)?)|.{0,40}") {
+        fn what_parses_is_written_the_same_way(text in "(groups/[a-z.]{1,3}/(log|to-source)(/epochs|/requests|/hashes)?(/[0-9]{9,21}){1,2}(.json|/plan.json|/[0-9]{5}-[0-9]{10})?)|.{0,40}") {
             if let Some(key) = Key::parse(&text) {
                 prop_assert_eq!(key.to_string(), text);
             }
@@ -151,6 +194,14 @@ mod tests {
             Key::Segment(group.clone(), Epoch(3), SegmentNo(12)).to_string(),
             "groups/web01/log/0000000003/00000000000000000012"
         );
+        assert_eq!(
+            Key::HashChunk(group.clone(), Epoch(3), DiskIndex(1), 7).to_string(),
+            "groups/web01/to-source/hashes/0000000003/00001-0000000007"
+        );
+        assert_eq!(
+            Key::HashPlan(group.clone(), Epoch(3)).to_string(),
+            "groups/web01/to-source/hashes/0000000003/plan.json"
+        );
         assert_eq!(group_of_prefix(&Path::from("groups/web01")), Some(group));
         assert_eq!(group_of_prefix(&Path::from("groups")), None);
     }
@@ -168,6 +219,9 @@ mod tests {
             "groups/web01/to-source/epochs/0000000003",
             "groups/web01/to-source/epochs/+000000003.json",
             "farshore-vault.json/",
+            "groups/web01/to-source/hashes/0000000003/65536-0000000000",
+            "groups/web01/to-source/hashes/0000000003/00000-9999999999",
+            "groups/web01/to-source/hashes/0000000003/00000",
         ] {
             assert_eq!(Key::parse(bad), None, "{bad:?} was taken");
         }

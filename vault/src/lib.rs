@@ -1,9 +1,10 @@
 //! The cache store: where the sealed segments of every group lie, and what source and target agree on through it.
 //!
 //! - [`keys`]: the key grammar of `docs/format.md`, as a type, both ways
-//! - [`objects`]: the small JSON objects (vault, epoch, request)
+//! - [`objects`]: the small JSON objects (vault, epoch, request, hash plan)
 //! - [`vault`]: [`Vault`], made by `init` and `open`
 //! - [`group`]: [`GroupVault`], one group's segments and requests
+//! - `hashes`: the hashes of the target's images, for a resync
 //! - [`epoch`]: opening an epoch, reading the line of epochs
 //! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
@@ -18,6 +19,7 @@ pub mod error;
 pub mod fault;
 mod folder;
 pub mod group;
+mod hashes;
 pub mod keys;
 pub mod objects;
 pub mod retry;
@@ -30,6 +32,6 @@ pub use epoch::Opened;
 pub use error::VaultError;
 pub use fault::FaultStore;
 pub use group::GroupVault;
-pub use objects::{EpochDisk, EpochObject, Nonce, Reason, Request};
+pub use objects::{DiskRange, EpochDisk, EpochObject, HashPlan, HashedDisk, Nonce, Reason, Request};
 pub use store::Put;
 pub use vault::Vault;

@@ -72,14 +72,72 @@ fn what_does_not_belong_is_refused() {
 #[test]
 fn requests_survive_and_their_unknown_keys_do_not() {
     let key = Key::Request(group(), 1);
-    for request in [Request::Resync { full: true }, Request::Resync { full: false }, Request::Drain, Request::Digests] {
+    let range = |disk, offset, len| DiskRange { disk: DiskIndex(disk), offset, len };
+    let resync = |full, ranges| Request::Resync { full, ranges };
+    for request in [
+        resync(true, vec![]),
+        resync(false, vec![]),
+        resync(false, vec![range(0, 0, 1 << 20), range(1, u64::MAX - 512, 512)]),
+        Request::Drain,
+        Request::Digests,
+    ] {
         assert_eq!(Request::decode(&key, &request.encode()).unwrap(), request);
     }
     for bad in [
         r#"{"format":1,"request":"drain","now":true}"#,
         r#"{"format":1,"request":"resync"}"#,
         r#"{"format":1,"request":"reboot"}"#,
+        r#"{"format":1,"request":"resync","full":true,"ranges":[{"disk":0,"offset":0,"len":512}]}"#,
+        r#"{"format":1,"request":"resync","full":false,"ranges":[{"disk":0,"offset":0,"len":0}]}"#,
+        r#"{"format":1,"request":"resync","full":false,"ranges":[{"disk":0,"offset":18446744073709551615,"len":512}]}"#,
+        r#"{"format":1,"request":"resync","full":false,"ranges":[{"disk":0,"offset":0,"len":512,"why":1}]}"#,
     ] {
         assert!(matches!(Request::decode(&key, bad.as_bytes()), Err(VaultError::Damaged { .. })), "{bad}");
     }
+}
+
+#[test]
+fn the_largest_request_fits_into_an_object_and_a_larger_one_is_refused() {
+    let largest = DiskRange { disk: DiskIndex(u16::MAX), offset: u64::MAX / 2, len: u64::MAX / 2 };
+    let request = |count| Request::Resync { full: false, ranges: vec![largest; count] };
+    assert!((request(RANGES_MAX).encode().len() as u64) < OBJECT_MAX_BYTES);
+    assert_eq!(request(RANGES_MAX).objection(&Key::Request(group(), 1)), None);
+    assert!(request(RANGES_MAX + 1).objection(&Key::Request(group(), 1)).is_some());
+}
+
+fn hash_plan() -> HashPlan {
+    let disk = |name: &str, units| HashedDisk { name: DiskName::new(name).unwrap(), units };
+    HashPlan {
+        epoch: Epoch(2),
+        seq: Seq(1),
+        unit_bytes: 1 << 20,
+        chunk_units: 100,
+        disks: vec![disk("vda", 250), disk("vdb", 1)],
+    }
+}
+
+#[test]
+fn a_hash_plan_names_every_chunk() {
+    let key = Key::HashPlan(group(), Epoch(2));
+    assert_eq!(HashPlan::decode(&key, &hash_plan().encode()).unwrap(), hash_plan());
+    let chunks: Vec<_> = hash_plan().chunks().map(|(disk, chunk, units)| (disk.0, chunk, units)).collect();
+    assert_eq!(chunks, [(0, 0, 100), (0, 1, 100), (0, 2, 50), (1, 0, 1)]);
+}
+
+#[test]
+fn a_hash_plan_that_cannot_be_followed_is_refused() {
+    let key = Key::HashPlan(group(), Epoch(2));
+    let refused = |change: &dyn Fn(&mut HashPlan)| {
+        let mut plan = hash_plan();
+        change(&mut plan);
+        assert!(matches!(HashPlan::decode(&key, &plan.encode()), Err(VaultError::Damaged { .. })), "{plan:?}");
+    };
+    refused(&|p| p.epoch = Epoch(3));
+    refused(&|p| p.unit_bytes = 0);
+    refused(&|p| p.unit_bytes = (1 << 20) + 1);
+    refused(&|p| p.chunk_units = 0);
+    refused(&|p| p.chunk_units = CHUNK_UNITS_MAX + 1);
+    refused(&|p| p.disks.clear());
+    refused(&|p| p.disks[1].units = 0);
+    refused(&|p| p.disks[1].units = u64::MAX);
 }

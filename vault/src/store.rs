@@ -199,6 +199,22 @@ impl Store {
         .await
     }
 
+    /// The vault's keys under `prefix`, at most [`LISTED_MAX`] of them.
+    pub(crate) async fn list_keys(&self, prefix: &Path) -> Result<Vec<Key>, VaultError> {
+        self.retrying(|| async move {
+            let mut keys = Vec::new();
+            let mut listed = self.store.list(Some(prefix));
+            while keys.len() < LISTED_MAX
+                && let Some(meta) = timely("list", prefix, ANSWER_TIMEOUT, listed.try_next()).await?.transpose()
+            {
+                let meta = meta.map_err(|e| VaultError::of_store(format!("list {prefix}"), e))?;
+                keys.extend(Key::parse(meta.location.as_ref()));
+            }
+            Ok(keys)
+        })
+        .await
+    }
+
     /// The prefixes directly below `prefix`.
     pub(crate) async fn list_prefixes(&self, prefix: &Path) -> Result<Vec<Path>, VaultError> {
         self.retrying(|| async move {

@@ -1,10 +1,10 @@
-use farshore_changelog::ids::{DiskName, Epoch, Hash, SegmentNo};
+use farshore_changelog::ids::{DiskIndex, DiskName, Epoch, Hash, SegmentNo, Seq};
 use std::time::Duration;
 
 use super::*;
 use crate::epoch::Opened;
 use crate::fault::{Fault, FaultStore, On};
-use crate::objects::{EpochDisk, EpochObject, Reason, Request};
+use crate::objects::{DiskRange, EpochDisk, EpochObject, HashPlan, HashedDisk, Reason, Request};
 
 fn group_name() -> GroupName {
     GroupName::new("web01").unwrap()
@@ -208,11 +208,42 @@ async fn an_object_copied_to_another_key_is_refused() {
 #[tokio::test]
 async fn requests_are_numbered_from_one() {
     let (_, group) = faulty().await;
-    assert_eq!(group.put_request(&Request::Resync { full: true }).await.unwrap(), 1);
+    assert_eq!(group.put_request(&Request::Resync { full: true, ranges: vec![] }).await.unwrap(), 1);
     assert_eq!(group.put_request(&Request::Drain).await.unwrap(), 2);
-    assert_eq!(group.get_request(1).await.unwrap(), Some(Request::Resync { full: true }));
+    assert_eq!(group.get_request(1).await.unwrap(), Some(Request::Resync { full: true, ranges: vec![] }));
     assert_eq!(group.get_request(2).await.unwrap(), Some(Request::Drain));
     assert_eq!(group.get_request(3).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_could_read_is_not_put() {
+    let (store, group) = faulty().await;
+    let range = DiskRange { disk: DiskIndex(0), offset: 0, len: 512 };
+    let puts = store.puts();
+    let refused = group.put_request(&Request::Resync { full: true, ranges: vec![range] }).await;
+    assert!(matches!(refused, Err(VaultError::Damaged { .. })));
+    assert_eq!(store.puts(), puts);
+}
+
+#[tokio::test]
+async fn hashes_are_published_chunk_by_chunk_and_removed_with_their_epoch() {
+    let (_, group) = faulty().await;
+    let disks = vec![HashedDisk { name: DiskName::new("vda").unwrap(), units: 3 }];
+    let plan = HashPlan { epoch: Epoch(1), seq: Seq(1), unit_bytes: 1 << 20, chunk_units: 2, disks };
+    for (disk, chunk, units) in plan.chunks() {
+        let bytes = Bytes::from(vec![units as u8; 10]);
+        assert_eq!(group.put_hash_chunk(Epoch(1), disk, chunk, bytes).await.unwrap(), Put::Created);
+    }
+    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), None);
+    assert_eq!(group.put_hash_plan(&plan).await.unwrap(), Put::Created);
+    assert_eq!(group.put_hash_plan(&plan).await.unwrap(), Put::Exists);
+    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), Some(plan));
+    assert_eq!(group.get_hash_chunk(Epoch(1), DiskIndex(0), 1).await.unwrap().unwrap(), vec![1; 10]);
+    group.put_hash_chunk(Epoch(2), DiskIndex(0), 0, Bytes::from_static(b"next")).await.unwrap();
+    group.delete_hashes(Epoch(1)).await.unwrap();
+    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), None);
+    assert_eq!(group.get_hash_chunk(Epoch(1), DiskIndex(0), 0).await.unwrap(), None);
+    assert!(group.get_hash_chunk(Epoch(2), DiskIndex(0), 0).await.unwrap().is_some());
 }
 
 #[tokio::test]

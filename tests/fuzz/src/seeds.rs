@@ -18,6 +18,7 @@ const TIME: UnixMicros = UnixMicros(1_735_689_600_000_000);
 fn main() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     segments();
+    hashes();
     ring(scratch.path());
     nbd();
     dirty_map(scratch.path());
@@ -34,6 +35,10 @@ fn seed(target: &str, name: &str, bytes: &[u8]) {
 fn golden(name: &str) -> Vec<u8> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../golden");
     fs::read(dir.join(name)).expect("the golden files are committed")
+}
+
+fn hashes() {
+    seed("hashes", "chunk", &golden("hash-chunk-v1"));
 }
 
 fn segments() {
