@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, SegmentNo};
 use farshore_vault::{GroupVault, VaultError};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -20,6 +20,31 @@ pub const AHEAD_MAX: usize = 8;
 pub const FETCHED_MAX: usize = 32;
 /// How long a wait for the vault goes on before the stop flag is looked at.
 const STOP_LOOK: Duration = Duration::from_millis(200);
+
+/// Where the I/O with the vault runs.
+#[derive(Debug, Clone)]
+pub enum VaultIo {
+    /// On a runtime that another thread drives.
+    Elsewhere(Handle),
+    /// On the thread that waits for it, and only while it waits: in a simulation there is no other.
+    Here(Arc<Runtime>),
+}
+
+impl VaultIo {
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        match self {
+            Self::Elsewhere(handle) => handle.block_on(work),
+            Self::Here(runtime) => runtime.block_on(work),
+        }
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        match self {
+            Self::Elsewhere(handle) => handle.spawn(work),
+            Self::Here(runtime) => runtime.spawn(work),
+        }
+    }
+}
 
 /// A segment in memory. It counts against [`FETCHED_MAX`] until it is dropped.
 #[derive(Debug)]
@@ -51,7 +76,7 @@ struct Flight {
 #[derive(Debug)]
 pub struct Fetcher {
     vault: GroupVault,
-    io: Handle,
+    io: VaultIo,
     permits: Arc<Semaphore>,
     flights: VecDeque<Flight>,
     ahead: usize,
@@ -60,7 +85,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// A fetcher whose gets run on `io`; `permits` is shared by all groups.
     #[must_use]
-    pub fn new(vault: GroupVault, io: Handle, permits: Arc<Semaphore>) -> Self {
+    pub fn new(vault: GroupVault, io: VaultIo, permits: Arc<Semaphore>) -> Self {
         Self { vault, io, permits, flights: VecDeque::new(), ahead: 1 }
     }
 
@@ -70,7 +95,7 @@ impl Fetcher {
         &self.vault
     }
 
-    /// Runs something against the vault on the I/O thread's clock and sockets.
+    /// Runs something against the vault, and waits for it.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.io.block_on(work)
     }

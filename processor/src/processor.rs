@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{ProcessorError, TargetError};
-use crate::fetch::{FETCHED_MAX, Fetcher};
+use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
 use crate::group::{GroupOutcome, GroupTask, Turn};
 use crate::replay::VaultName;
@@ -141,7 +141,11 @@ impl Processor {
 
     fn task(&self, group: GroupName) -> GroupTask {
         let vault = VaultName { url: self.vault.url().to_owned(), id: self.vault.id().to_owned() };
-        let fetcher = Fetcher::new(self.vault.group(&group), self.io.handle.clone(), Arc::clone(&self.permits));
+        let fetcher = Fetcher::new(
+            self.vault.group(&group),
+            VaultIo::Elsewhere(self.io.handle.clone()),
+            Arc::clone(&self.permits),
+        );
         GroupTask::new(group, vault, self.config.clone(), fetcher)
     }
 

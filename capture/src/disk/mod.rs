@@ -198,7 +198,7 @@ fn lock(file: &File, path: &Path, limit: Duration) -> Result<(), DiskError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if start.elapsed() >= limit => {
+            Err(TryLockError::WouldBlock) if clock::mono().duration_since(start) >= limit => {
                 return Err(DiskError::Locked { path: path.to_owned(), waited: limit });
             }
             Err(TryLockError::WouldBlock) => clock::sleep(LOCK_RETRY),

@@ -28,6 +28,24 @@ pub struct Serving {
     pub progress: Arc<ResyncProgress>,
 }
 
+/// The lanes of a prepared group, before they run.
+pub struct Lanes {
+    /// In the lanes' order.
+    pub lanes: Vec<Lane>,
+    /// The state of each disk, in index order.
+    pub states: Vec<Arc<DiskState>>,
+    /// How far the resync is.
+    pub progress: Arc<ResyncProgress>,
+}
+
+/// One lane.
+pub struct Lane {
+    /// Its exports, in the order of its devices.
+    pub exports: Vec<ExportPlan>,
+    /// Makes its devices, on the thread that drives them; the first lane's before any other's.
+    pub devices: Box<dyn FnOnce() -> Vec<Tap> + Send>,
+}
+
 /// One disk on its way to its lane.
 struct Dealt {
     index: DiskIndex,
@@ -47,6 +65,37 @@ pub fn serve(
     maps: Vec<RegionMap>,
     skip_holes: bool,
 ) -> Result<Serving> {
+    let kind = match config.engine {
+        EngineChoice::Auto => EngineKind::Auto,
+        EngineChoice::IoUring => EngineKind::Uring,
+        EngineChoice::ThreadPool => EngineKind::Pool,
+    };
+    let Lanes { lanes, states, progress } = lanes(config, ring, disks, maps, skip_holes)?;
+    let mut builder = ServerBuilder::new();
+    for (number, Lane { exports, devices }) in lanes.into_iter().enumerate() {
+        builder = builder.lane(exports, move || {
+            let (engine, fell_back) = engine::open(kind)?;
+            if let (0, Some(why)) = (number, fell_back) {
+                tracing::warn!("a thread pool does the I/O: {why}");
+            }
+            Ok(LaneParts { engine, devices: devices() })
+        });
+    }
+    let server = builder.start().next("see the cause; another agent or program may use the address")?;
+    Ok(Serving { server, states, progress })
+}
+
+/// Deals the disks out to the lanes.
+///
+/// # Errors
+/// None that a proved configuration can cause.
+pub fn lanes(
+    config: &Config,
+    ring: &Ring,
+    disks: Vec<SourceDisk>,
+    maps: Vec<RegionMap>,
+    skip_holes: bool,
+) -> Result<Lanes> {
     let ended = ring.resync_end();
     let progress = Arc::new(ResyncProgress::resumed(ended));
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
@@ -54,11 +103,6 @@ pub fn serve(
     let to_copy = lost_regions > 0 && ended.is_none();
     // Nobody knows whether a `resync begin` is open; an end more does no harm.
     let to_close = lost_regions == 0 && ended.is_none() && ring.next_seq() > Seq(1);
-    let kind = match config.engine {
-        EngineChoice::Auto => EngineKind::Auto,
-        EngineChoice::IoUring => EngineKind::Uring,
-        EngineChoice::ThreadPool => EngineKind::Pool,
-    };
     let lanes = ring.spec().lanes;
     let mut dealt: Vec<Vec<Dealt>> = (0..lanes).map(|_| Vec::new()).collect();
     let mut plans: Vec<Vec<ExportPlan>> = (0..lanes).map(|_| Vec::new()).collect();
@@ -74,14 +118,10 @@ pub fn serve(
         });
         dealt[lane].push(Dealt { index: DiskIndex(u16::try_from(place)?), disk, map, state });
     }
-    let mut builder = ServerBuilder::new();
-    for (lane, (plans, dealt)) in (0..lanes).zip(plans.into_iter().zip(dealt)) {
+    let mut ready = Vec::new();
+    for (lane, (exports, dealt)) in (0..lanes).zip(plans.into_iter().zip(dealt)) {
         let (ring, progress) = (ring.clone(), Arc::clone(&progress));
-        builder = builder.lane(plans, move || {
-            let (engine, fell_back) = engine::open(kind)?;
-            if let (0, Some(why)) = (lane, fell_back) {
-                tracing::warn!("a thread pool does the I/O: {why}");
-            }
+        let devices = move || {
             let mut log = LaneLog::new(&ring, lane);
             if lane == 0 && to_copy {
                 // Before any lane runs, so that nothing precedes it: the others start when this one is ready.
@@ -101,9 +141,9 @@ pub fn serve(
                     state: d.state,
                 })
             };
-            Ok(LaneParts { engine, devices: dealt.into_iter().enumerate().map(tap).collect() })
-        });
+            dealt.into_iter().enumerate().map(tap).collect()
+        };
+        ready.push(Lane { exports, devices: Box::new(devices) });
     }
-    let server = builder.start().next("see the cause; another agent or program may use the address")?;
-    Ok(Serving { server, states, progress })
+    Ok(Lanes { lanes: ready, states, progress })
 }
