@@ -14,6 +14,7 @@
 //! - [`vm_disk`]: an export behind QEMU's own client, which waits for a server that is away
 //! - [`log_watch`]: what a group's log says, as it grows
 //! - [`rounds`]: how often a test repeats itself
+//! - [`root`]: file systems and block devices on loop devices
 //! - [`pattern`]: bytes that are known from a seed
 
 pub mod bin;
@@ -29,6 +30,7 @@ pub mod log_watch;
 pub mod nbdsh;
 pub mod pattern;
 pub mod process;
+pub mod root;
 pub mod rounds;
 pub mod site;
 pub mod vm_disk;

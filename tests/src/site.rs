@@ -37,11 +37,13 @@ pub struct SiteSpec {
     pub config: String,
     /// More arguments of `farshore process`.
     pub process: Vec<String>,
+    /// Where its folder is made, when not in the folder for temporary files.
+    pub under: Option<PathBuf>,
 }
 
 impl Default for SiteSpec {
     fn default() -> Self {
-        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new() }
+        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None }
     }
 }
 
@@ -131,7 +133,8 @@ impl Site {
     /// When that fails.
     #[must_use]
     pub fn new(spec: SiteSpec) -> Self {
-        let dir = tempfile::Builder::new().prefix("farshore-site-").tempdir().expect("a temporary folder");
+        let under = spec.under.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("farshore-site-").tempdir_in(under).expect("a temporary folder");
         let ring_dir = tempfile::Builder::new().prefix("farshore-test-").tempdir_in("/dev/shm").expect("/dev/shm");
         let at = |name: &str| dir.path().join(name);
         let mut disks = Vec::new();

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use farshore_changelog::ids::Position;
 use farshore_changelog::segment::Kind;
@@ -13,6 +12,7 @@ use farshore_tests::client::Client;
 use farshore_tests::durable;
 use farshore_tests::pattern::Rng;
 use farshore_tests::process::{self, Finished};
+use farshore_tests::root::SmallFileSystem;
 use farshore_tests::site::{GROUP, Site, SiteSpec, VERB_MAX};
 
 const DISK_BYTES: u64 = 16 << 20;
@@ -233,33 +233,6 @@ fn a_missing_cut_or_exchanged_segment_stops_replay_before_it() {
     std::fs::write(&spoilt, &whole).unwrap();
     let _ = stretches.site.process_once().good();
     stretches.site.assert_equal();
-}
-
-/// A small file system of its own on a loop device, unmounted when dropped.
-struct SmallFileSystem(PathBuf);
-
-impl SmallFileSystem {
-    fn mount(image: &Path, at: &Path, bytes: u64) -> Self {
-        farshore_tests::deps::ensure();
-        std::fs::create_dir_all(at).unwrap();
-        File::create(image).and_then(|f| f.set_len(bytes)).unwrap();
-        let _ = Self::as_root(&["mkfs.ext4", "-q", "-F", "-m", "0", image.to_str().unwrap()]).good();
-        let _ = Self::as_root(&["mount", "-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]).good();
-        let _ = Self::as_root(&["chmod", "777", at.to_str().unwrap()]).good();
-        Self(at.to_path_buf())
-    }
-
-    fn as_root(words: &[&str]) -> Finished {
-        let mut command = Command::new(if nix::unistd::geteuid().is_root() { "env" } else { "sudo" });
-        command.args(words).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-        process::run(words[0], command, Duration::from_secs(60))
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        Self::as_root(&["umount", "-l", self.0.to_str().expect("a plain path")]);
-    }
 }
 
 #[test]

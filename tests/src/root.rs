@@ -1,0 +1,90 @@
+//! What takes root's rights: file systems and block devices of their own, on loop devices. As another user the tests use sudo.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::deps;
+use crate::process::{Finished, run};
+
+/// The longest that such a command may take.
+const ROOT_MAX: Duration = Duration::from_secs(60);
+
+/// Runs a command as root.
+///
+/// # Panics
+/// When it does not end in time.
+#[must_use]
+pub fn as_root(words: &[&str]) -> Finished {
+    let mut command = Command::new(if nix::unistd::geteuid().is_root() { "env" } else { "sudo" });
+    command.args(words).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+    run(words[0], command, ROOT_MAX)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// A small file system of its own, unmounted when dropped.
+pub struct SmallFileSystem(PathBuf);
+
+impl SmallFileSystem {
+    /// Makes an ext4 of `bytes` in the file `image` and mounts it at `at`, for everybody to write.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn mount(image: &Path, at: &Path, bytes: u64) -> Self {
+        Self::mount_as("ext4", image, at, bytes)
+    }
+
+    /// As [`SmallFileSystem::mount`], of another kind: `ext2` knows holes, and zeroes only where they are written.
+    ///
+    /// # Panics
+    /// As there.
+    #[must_use]
+    pub fn mount_as(kind: &str, image: &Path, at: &Path, bytes: u64) -> Self {
+        deps::ensure();
+        std::fs::create_dir_all(at).expect("a mount point");
+        File::create(image).and_then(|f| f.set_len(bytes)).expect("room for an image");
+        let _ = as_root(&[&format!("mkfs.{kind}"), "-q", "-F", "-m", "0", text(image)]).good();
+        let _ = as_root(&["mount", "-o", "loop", text(image), text(at)]).good();
+        let _ = as_root(&["chmod", "777", text(at)]).good();
+        Self(at.to_path_buf())
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let _ = as_root(&["umount", "-l", text(&self.0)]);
+    }
+}
+
+/// A block device over a file, for everybody to use; detached when dropped.
+pub struct BlockDevice {
+    /// Its node.
+    pub path: PathBuf,
+}
+
+impl BlockDevice {
+    /// A loop device over `file` with sectors of `sector_bytes`.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn over(file: &Path, sector_bytes: u32) -> Self {
+        deps::ensure();
+        let sector = sector_bytes.to_string();
+        let attached = as_root(&["losetup", "--find", "--show", "--sector-size", &sector, text(file)]).good();
+        let path = PathBuf::from(attached.out.trim());
+        let _ = as_root(&["chmod", "666", text(&path)]).good();
+        Self { path }
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        let _ = as_root(&["losetup", "--detach", text(&self.path)]);
+    }
+}
