@@ -13,7 +13,7 @@
 //! - [`range_lock`]: the fair lock of byte ranges that serialises overlapping changes
 //! - [`tap`]: the captured device: every change of the source disk becomes a record of the ring
 //! - [`regions`]: the dirty map, which remembers across a crash which regions the log does not have
-//! - [`resync`]: lost regions read back into the log: initial replication and repair alike
+//! - [`resync`]: the state of the log (in order, overflow, resync): initial replication and every repair; [`pace`] holds it back
 //! - [`settle`]: what the recovery of a ring asks of the disks
 
 pub mod device;
@@ -22,6 +22,7 @@ pub mod engine;
 pub mod lane;
 pub mod listen;
 pub mod nbd;
+pub mod pace;
 pub mod range_lock;
 pub mod regions;
 pub mod resync;

@@ -4,7 +4,7 @@ use farshore_changelog::op::{Op, Record};
 use farshore_changelog::ring::Settled;
 
 use crate::disk::{SourceDisk, space};
-use crate::regions::{MapError, RegionMap};
+use crate::regions::{CommitError, RegionMap};
 
 /// Settles one operation that was in flight, for `Ring::recover`. The disks and their maps are in the order of the ring's disk
 /// table; the disks are locked, so nobody writes them any more. A range that cannot be read or zeroed is made durably lost.
@@ -40,7 +40,7 @@ pub fn settle(disks: &[SourceDisk], maps: &mut [RegionMap], record: &Record, pay
     Settled::Unreadable
 }
 
-fn lose(map: &mut RegionMap, record: &Record) -> Result<(), MapError> {
+fn lose(map: &mut RegionMap, record: &Record) -> Result<(), CommitError> {
     for region in map.touched(record.range()) {
         map.lose(region);
     }

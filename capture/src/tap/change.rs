@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use farshore_changelog::ids::Seq;
 use farshore_changelog::op::RecordFlags;
 use farshore_changelog::ring::Slot;
-use farshore_changelog::units::align_down;
+use farshore_changelog::units::{ByteRange, align_down};
 
 use crate::device::{Answer, RequestId};
 use crate::disk::space;
@@ -23,8 +24,10 @@ pub(super) struct Change {
     plan: Plan,
     parts: Vec<PartRun>,
     ticket: Option<Ticket>,
-    /// Whether it has its place in the order.
-    ordered: bool,
+    /// The last of its seqs, once it has its place in the order.
+    seq: Option<Seq>,
+    /// Its regions are entered in the dirty map.
+    entered: bool,
     /// Operations in flight of the step it is in.
     left: usize,
     error: Option<io::Error>,
@@ -73,7 +76,8 @@ impl Tap {
     ) {
         let locked = plan.locked;
         let parts = memory.into_iter().map(|memory| PartRun { memory, done: 0, end: End::Good }).collect();
-        let change = Change { id, fua, plan, parts, ticket: None, ordered: false, left: 0, error: None };
+        let change =
+            Change { id, fua, plan, parts, ticket: None, seq: None, entered: false, left: 0, error: None };
         let key = self.changes.insert(change);
         let (ticket, held) = self.take_range(locked, Holder::Change(key));
         self.changes[key].ticket = Some(ticket);
@@ -86,7 +90,7 @@ impl Tap {
     pub(super) fn begin_change(&mut self, cx: &mut Cx<'_>, key: usize) {
         let blocks: Vec<_> = self.changes[key].plan.edges.iter().map(|edge| edge.block).collect();
         if blocks.is_empty() {
-            return self.order_change(cx, key);
+            return self.enter_change(cx, key);
         }
         self.changes[key].left = blocks.len();
         for (edge, block) in blocks.into_iter().enumerate() {
@@ -124,11 +128,36 @@ impl Tap {
             self.note_failure(key);
             return self.end_change(cx, key);
         }
-        self.order_change(cx, key);
+        self.enter_change(cx, key);
     }
 
-    /// The payload is whole and the range is held: the seqs are taken, and the disk is written.
-    fn order_change(&mut self, cx: &mut Cx<'_>, key: usize) {
+    /// The payload is whole and the range is held: the regions' bits come next, as long as anything is logged at all.
+    fn enter_change(&mut self, cx: &mut Cx<'_>, key: usize) {
+        if self.logging().is_none() || self.repair.is_none() {
+            return self.order_change(cx, key);
+        }
+        self.changes[key].entered = true;
+        let (range, unlogged) = self.entered(key);
+        self.open_regions(cx, key, range, unlogged);
+    }
+
+    /// What a change has entered in the dirty map, and whether the log does not get it.
+    pub(super) fn entered(&self, key: usize) -> (ByteRange, bool) {
+        let change = &self.changes[key];
+        let logged = change.parts.iter().any(|run| matches!(run.memory, Some(IoBuf::Slot(_))));
+        (change.plan.locked, !logged)
+    }
+
+    /// It must not be done: its regions' bits cannot be made durable.
+    pub(super) fn refuse_change(&mut self, cx: &mut Cx<'_>, key: usize, error: io::Error) {
+        // Nothing was changed and nothing has a seq: the slots give themselves back.
+        self.changes[key].error = Some(error);
+        self.note_failure(key);
+        self.end_change(cx, key);
+    }
+
+    /// The bits are durable: the seqs are taken, and the disk is written.
+    pub(super) fn order_change(&mut self, cx: &mut Cx<'_>, key: usize) {
         let (disk, log) = (self.index, self.log.clone());
         let change = &mut self.changes[key];
         let fua = if change.fua { RecordFlags::FUA } else { RecordFlags::NONE };
@@ -140,8 +169,9 @@ impl Tap {
         let records: Vec<_> = change.slots().map(record).collect();
         // Slots come from this log, so it is there when they are.
         if let (Some(log), false) = (log, records.is_empty()) {
-            log.borrow_mut().order(disk, records);
-            change.ordered = true;
+            let count = records.len() as u64;
+            let first = log.borrow_mut().order(disk, records);
+            change.seq = Some(Seq(first.0 + count - 1));
         }
         change.left = change.parts.len();
         for part in 0..self.changes[key].parts.len() {
@@ -211,7 +241,8 @@ impl Tap {
         }
         self.note_failure(key);
         let change = &mut self.changes[key];
-        if !change.ordered {
+        if change.seq.is_none() {
+            // Its regions are lost already, or nothing is logged.
             return self.end_change(cx, key);
         }
         change.left = failed.len();
@@ -276,8 +307,11 @@ impl Tap {
     /// Releases the range and answers.
     fn end_change(&mut self, cx: &mut Cx<'_>, key: usize) {
         let change = self.changes.remove(key);
-        let Change { id, fua, parts, ticket, error, .. } = change;
+        let Change { id, fua, plan, parts, ticket, error, seq, entered, .. } = change;
         drop(parts);
+        if entered {
+            self.leave_regions(plan.locked, seq);
+        }
         match error {
             Some(e) => cx.answer(id, Err(e)),
             None if fua => self.sync_for(cx, id),

@@ -1,10 +1,11 @@
 //! Lost regions of the disk read back into the log, chunk by chunk: ring space first (the guest keeps half of the lane), then
-//! the range lock, then the read, then the seq (G7). Guest requests that wait for room go first.
+//! the range lock, then the read, then the seq (G7). Guest requests that wait for room go first, and the group's pace holds the
+//! reads back (`pace.rs`).
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
 use farshore_changelog::ids::Seq;
@@ -42,11 +43,13 @@ pub(super) struct Copying {
     seq: Option<Seq>,
     /// It became lost again meanwhile: once more from its start.
     pub again: bool,
+    /// When the read of the chunk was asked for.
+    asked: Instant,
 }
 
 impl Copying {
     fn new(region: u64, range: ByteRange) -> Self {
-        Self { region, chunk: first_chunk(range), slot: None, ticket: None, seq: None, again: false }
+        Self { region, chunk: first_chunk(range), slot: None, ticket: None, seq: None, again: false, asked: clock::mono() }
     }
 
     pub fn wants_room(&self) -> bool {
@@ -64,7 +67,7 @@ impl Repair {
         let free = |region: &u64| {
             !self.copied_set.contains(region) && !self.copies.iter().any(|(_, copying)| copying.region == *region)
         };
-        let from = |start: u64| std::iter::successors(self.map.next_lost(start), |last| self.map.next_lost(last + 1));
+        let from = |start: u64| std::iter::successors(self.dirty.map.next_lost(start), |last| self.dirty.map.next_lost(last + 1));
         let found = from(self.cursor).find(free).or_else(|| from(0).find(free))?;
         self.cursor = found + 1;
         Some(found)
@@ -86,7 +89,7 @@ impl Tap {
     pub(super) fn pump_copies(&mut self, cx: &mut Cx<'_>) {
         let may_log = self.logging().is_some() && self.waiting.is_empty();
         let Some(repair) = &mut self.repair else { return };
-        if self.stopping || repair.map.lost_regions() == 0 {
+        if self.stopping || repair.dirty.map.lost_regions() == 0 {
             // What holds neither space nor a lock is let go; the rest ends by itself.
             return repair.copies.retain(|_, copying| !copying.wants_room());
         }
@@ -98,7 +101,7 @@ impl Tap {
         }
         while repair.copies.len() < RESYNC_READS_MAX && repair.uncopied() > 0 {
             let Some(region) = repair.next_region() else { break };
-            let range = repair.map.range(region);
+            let range = repair.dirty.map.range(region);
             repair.copies.insert(Copying::new(region, range));
         }
         let waiting: Vec<usize> = repair.copies.iter().filter(|(_, c)| c.wants_room()).map(|(key, _)| key).collect();
@@ -114,11 +117,17 @@ impl Tap {
         let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return false };
         let copying = &mut repair.copies[key];
         let chunk = copying.chunk;
+        let now = clock::mono();
+        let pace = &repair.progress.rules().pace;
+        if pace.wait(now).is_some() {
+            return false;
+        }
         // A chunk is at most one record.
         copying.slot = log.borrow_mut().reserve_for_resync(chunk.len() as u32);
         if copying.slot.is_none() {
             return false;
         }
+        pace.begins(now, chunk.len());
         let (ticket, held) = self.take_range(chunk, Holder::Copy(key));
         if let Some(repair) = &mut self.repair {
             repair.copies[key].ticket = Some(ticket);
@@ -135,6 +144,7 @@ impl Tap {
         let copying = &mut repair.copies[key];
         let (chunk, file) = (copying.chunk, Arc::clone(self.disk.file()));
         let slot = copying.slot.take().expect("ring space is taken before the range");
+        copying.asked = clock::mono();
         let read = move || {
             let mut piece = Piece::whole(IoBuf::Slot(slot));
             (look(&file, chunk, piece.as_mut_slice()), vec![piece])
@@ -146,6 +156,7 @@ impl Tap {
     pub(super) fn copy_read(&mut self, cx: &mut Cx<'_>, key: usize, mut completion: Completion) {
         let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return };
         let copying = &mut repair.copies[key];
+        repair.progress.rules().pace.ended(clock::mono() - copying.asked);
         let slot = completion.pieces.pop().and_then(|piece| match piece.buf {
             IoBuf::Slot(slot) => Some(slot),
             IoBuf::Heap(_) => None,
@@ -168,7 +179,7 @@ impl Tap {
             Ok(()) => self.next_chunk(key),
             Err(error) => {
                 let region = repair.copies.remove(key).region;
-                tracing::warn!(disk = %self.disk.name(), range = %repair.map.range(region), %error, "a lost region cannot be read");
+                tracing::warn!(disk = %self.disk.name(), range = %repair.dirty.map.range(region), %error, "a lost region cannot be read");
                 repair.unreadable.insert(region);
                 repair.paused_until = Some(clock::mono() + UNREADABLE_PAUSE);
                 self.tell_lost();
@@ -181,16 +192,17 @@ impl Tap {
 
     /// A chunk is in the log: on to the next, or to the region's end.
     fn next_chunk(&mut self, key: usize) {
+        let needs_sync = self.flushes.next_start();
         let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return };
         let copying = &mut repair.copies[key];
-        let (region, range) = (copying.region, repair.map.range(copying.region));
+        let (region, range) = (copying.region, repair.dirty.map.range(copying.region));
         copying.chunk = first_chunk(ByteRange { start: copying.chunk.end, end: range.end });
         if copying.chunk.is_empty() && copying.again {
             *copying = Copying::new(region, range);
         } else if copying.chunk.is_empty() {
             let seq = copying.seq;
             repair.copies.remove(key);
-            repair.note_copied(region, seq);
+            repair.note_copied(region, seq, needs_sync);
             repair.progress.copied(&mut log.borrow_mut(), range.len());
             self.tell_lost();
         }

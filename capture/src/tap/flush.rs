@@ -21,10 +21,14 @@ pub(super) struct Flushes {
     /// Came after it began: covered by the next.
     next: Vec<Waiter>,
     failed: bool,
+    /// fdatasyncs begun, and the newest of them that has succeeded.
+    started: u64,
+    succeeded: u64,
 }
 
 struct Waiter {
-    id: RequestId,
+    /// `None`: nobody asked, the dirty map needs it.
+    id: Option<RequestId>,
     /// The record of a flush, in the order since the flush arrived; `None` for FUA and without a log.
     slot: Option<Slot>,
 }
@@ -32,6 +36,16 @@ struct Waiter {
 impl Flushes {
     pub fn failed(&self) -> bool {
         self.failed
+    }
+
+    /// The number of the next fdatasync to begin: the first that covers what has completed by now.
+    pub fn next_start(&self) -> u64 {
+        self.started + 1
+    }
+
+    /// The number of the newest fdatasync that has succeeded; 0 before the first.
+    pub fn succeeded(&self) -> u64 {
+        self.succeeded
     }
 }
 
@@ -42,20 +56,27 @@ impl Tap {
     /// those has completed, so the fdatasync covers it. It is committed only when that has succeeded.
     pub(super) fn try_flush(&mut self, cx: &mut Cx<'_>, id: RequestId) -> Option<Waiting> {
         let mut slot = None;
-        if let Some(log) = self.logging() {
+        if let Some(log) = self.roomy_log() {
             let Some(mut taken) = log.borrow_mut().reserve(&[0]) else { return Some(Waiting::Flush { id }) };
             let record =
                 taken.iter_mut().map(|slot| (slot, Op::Flush, RecordFlags::NONE, ByteRange::default())).collect();
             log.borrow_mut().order(self.index, record);
             slot = taken.pop();
         }
-        self.join_sync(cx, Waiter { id, slot });
+        self.join_sync(cx, Waiter { id: Some(id), slot });
         None
     }
 
     /// Answers `id` once everything that has completed by now is durable.
     pub(super) fn sync_for(&mut self, cx: &mut Cx<'_>, id: RequestId) {
-        self.join_sync(cx, Waiter { id, slot: None });
+        self.join_sync(cx, Waiter { id: Some(id), slot: None });
+    }
+
+    /// Nobody asked, but regions cannot be closed without one. Whatever runs or waits now does as well.
+    pub(super) fn sync_unasked(&mut self, cx: &mut Cx<'_>) {
+        if !self.flushes.failed && self.flushes.running.is_empty() && self.flushes.next.is_empty() {
+            self.join_sync(cx, Waiter { id: None, slot: None });
+        }
     }
 
     fn join_sync(&mut self, cx: &mut Cx<'_>, waiter: Waiter) {
@@ -69,6 +90,7 @@ impl Tap {
         }
         if self.flushes.running.is_empty() && !self.flushes.next.is_empty() {
             self.flushes.running = std::mem::take(&mut self.flushes.next);
+            self.flushes.started += 1;
             let fd = self.disk.fd();
             self.push(cx, Pending::Sync, Io::Fdatasync { fd });
         }
@@ -78,11 +100,15 @@ impl Tap {
     pub(super) fn synced(&mut self, cx: &mut Cx<'_>, result: io::Result<u64>) {
         match result {
             Ok(_) => {
+                // One runs at a time, so it is the one that was started last.
+                self.flushes.succeeded = self.flushes.started;
                 for waiter in std::mem::take(&mut self.flushes.running) {
                     if let Some(slot) = waiter.slot {
                         slot.commit();
                     }
-                    cx.answer(waiter.id, Ok(Answer::Done));
+                    if let Some(id) = waiter.id {
+                        cx.answer(id, Ok(Answer::Done));
+                    }
                 }
             }
             Err(error) => {
@@ -100,7 +126,9 @@ impl Tap {
             if let Some(slot) = waiter.slot {
                 slot.abort();
             }
-            cx.answer(waiter.id, Err(os_error(libc::EIO)));
+            if let Some(id) = waiter.id {
+                cx.answer(id, Err(os_error(libc::EIO)));
+            }
         }
     }
 }

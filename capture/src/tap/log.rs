@@ -1,5 +1,7 @@
 //! A lane's end of the log: one producer, shared by the taps of all disks that live on the lane's thread.
 
+use std::time::{Duration, Instant};
+
 use farshore_changelog::clock;
 use farshore_changelog::ids::{DiskIndex, MARK_NAME_MAX_BYTES, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
@@ -8,6 +10,9 @@ use farshore_changelog::units::{ByteRange, UnixMicros, align_up};
 
 /// What the ring's payloads are rounded up to, in bytes.
 const SLOT_PAGE_BYTES: u64 = 4096;
+/// Slots of a lane that only words about the group may take: a full ring must still be able to say that it is full, and a process
+/// that starts anew that a resync begins.
+const WORD_SLOTS: u64 = 8;
 
 /// Why a mark could not be put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +35,8 @@ pub struct LaneLog {
     last_time: UnixMicros,
     /// The largest reservation that was refused since there was room for it last: smaller ones must not overtake it for ever.
     refused_bytes: u64,
+    /// Since when reservations have been refused without one that found room in between.
+    refused_since: Option<Instant>,
 }
 
 impl LaneLog {
@@ -39,7 +46,7 @@ impl LaneLog {
     /// When the lane does not exist or its producer was taken before.
     #[must_use]
     pub fn new(ring: &Ring, lane: u32) -> Self {
-        Self { ring: ring.clone(), producer: ring.producer(lane), last_time: UnixMicros::default(), refused_bytes: 0 }
+        Self { ring: ring.clone(), producer: ring.producer(lane), last_time: UnixMicros::default(), refused_bytes: 0, refused_since: None }
     }
 
     /// Puts a mark: everything acknowledged before this call, on any disk of the group, is before it.
@@ -94,23 +101,41 @@ impl LaneLog {
         let needed = room_needed(payloads);
         // Asked before anything is taken: what is given back again is free only once everything before it is.
         let refused = self.refused_bytes > 0 && self.refused_bytes > needed && self.short_of_room();
-        let room = !refused && (payloads.len() < 2 || self.producer.free_payload_bytes() >= needed);
+        let slots = self.producer.free_slots() >= payloads.len() as u64 + WORD_SLOTS;
+        let room = !refused && slots && (payloads.len() < 2 || self.producer.free_payload_bytes() >= needed);
         let mut reserve_all =
             || payloads.iter().map(|bytes| self.producer.reserve(*bytes)).collect::<Option<Vec<Slot>>>();
         let slots = if room { reserve_all() } else { None };
-        self.refused_bytes = if slots.is_some() { 0 } else { self.refused_bytes.max(needed) };
+        if slots.is_some() {
+            (self.refused_bytes, self.refused_since) = (0, None);
+        } else {
+            self.refused_bytes = self.refused_bytes.max(needed);
+            self.refused_since.get_or_insert_with(clock::mono);
+        }
         slots
     }
 
     /// Whether a reservation was refused and there is no room for it yet.
     pub(super) fn short_of_room(&self) -> bool {
-        self.refused_bytes > 0 && self.producer.free_payload_bytes() < self.refused_bytes
+        self.refused_since.is_some()
+            && (self.producer.free_payload_bytes() < self.refused_bytes || self.producer.free_slots() <= WORD_SLOTS)
+    }
+
+    /// How long requests have been waiting for room.
+    pub(super) fn refused_for(&self) -> Duration {
+        self.refused_since.map_or(Duration::ZERO, |since| clock::mono() - since)
+    }
+
+    /// Nobody waits for room any more: requests are done without the log.
+    pub(super) fn forget_refused(&mut self) {
+        (self.refused_bytes, self.refused_since) = (0, None);
     }
 
     /// A slot for a resync read, as long as the other half of the lane stays free for the guest.
     pub(super) fn reserve_for_resync(&mut self, payload: u32) -> Option<Slot> {
         let stays = self.producer.free_payload_bytes().checked_sub(u64::from(payload))?;
-        if self.short_of_room() || stays < self.producer.payload_capacity() / 2 {
+        let slots = self.producer.free_slots() > WORD_SLOTS;
+        if !slots || self.short_of_room() || stays < self.producer.payload_capacity() / 2 {
             return None;
         }
         self.producer.reserve(payload)

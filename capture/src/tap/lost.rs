@@ -1,4 +1,5 @@
-//! Ranges that the log cannot have: noted in the dirty map before anyone is answered, and repaired by resync (`copy.rs`).
+//! Ranges that the log may not have, by the dirty map (`dirty.rs`): open before they are changed, lost before anyone is answered
+//! whose change the log does not have, and repaired by resync (`copy.rs`).
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -11,26 +12,27 @@ use farshore_changelog::ids::Seq;
 use farshore_changelog::units::ByteRange;
 use slab::Slab;
 
-use crate::device::TICK;
-use crate::engine::Io;
-use crate::regions::RegionMap;
+use crate::device::{Finished, TICK};
+use crate::engine::{Engine, Io};
+use crate::regions::{CommitError, RegionMap};
 use crate::resync::ResyncProgress;
 
 use super::copy::{COPY_RETRY, Copying};
-use super::{Cx, Pending, ROOM_RETRY, Tap};
+use super::dirty::{Dirty, Entered, Reached, Waiter};
+use super::{Cx, Pending, ROOM_RETRY, Tap, os_error};
 
-/// Shortest time between two commits that only clear bits.
+/// Shortest time between two rounds that clear bits.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
 /// A disk's dirty map and what is done about it.
 pub struct Repair {
-    pub(super) map: RegionMap,
+    pub(super) dirty: Dirty,
     pub(super) progress: Arc<ResyncProgress>,
     pub(super) skip_holes: bool,
     /// Regions being read now.
     pub(super) copies: Slab<Copying>,
     /// Regions whose last record is in the log but not confirmed, in the order of their seqs.
-    copied: VecDeque<(Seq, u64)>,
+    copied: VecDeque<Copied>,
     /// The same regions.
     pub(super) copied_set: HashSet<u64>,
     /// Regions lost by this process: a hole there is not what the target has.
@@ -41,25 +43,31 @@ pub struct Repair {
     pub(super) cursor: u64,
     /// No region is read before this time: the last one could not be.
     pub(super) paused_until: Option<Instant>,
-    /// A commit is in flight.
-    committing: bool,
-    /// Changes that wait for the commit in flight.
-    covered: Vec<usize>,
-    /// Changes that wait for the next one.
-    uncovered: Vec<usize>,
-    failed: bool,
-    clear_at: Instant,
+    /// Changes that are done without the log and wait for its word that it is not consistent.
+    unannounced: Vec<usize>,
+    tend_at: Instant,
+}
+
+/// A region that was read back.
+#[derive(Debug, Clone, Copy)]
+struct Copied {
+    /// Its last record, or one before it.
+    seq: Seq,
+    region: u64,
+    /// The first fdatasync that covers what was read.
+    needs_sync: u64,
 }
 
 impl Repair {
-    /// `map` is the disk's, `progress` the group's. Either `progress` was resumed after a `resync end`: then the map's lost
-    /// regions are in the log and wait for its confirmation. Or they have been counted there ([`ResyncProgress::lost`]). With `skip_holes`, a lost region without any data leaves no record: only in the process that
-    /// began an epoch for target images created empty.
+    /// `map` is the disk's, `progress` the group's, `last_seq` the newest seq of the ring: what earlier processes left open was
+    /// changed before it. Either `progress` was resumed after a `resync end`: then the map's lost regions are in the log and wait
+    /// for its confirmation. Or they have been counted there ([`ResyncProgress::lost`]). With `skip_holes`, a lost region without
+    /// any data leaves no record: only in the process that began an epoch for target images created empty.
     #[must_use]
-    pub fn new(map: RegionMap, progress: Arc<ResyncProgress>, skip_holes: bool) -> Self {
+    pub fn new(map: RegionMap, progress: Arc<ResyncProgress>, last_seq: Seq, skip_holes: bool) -> Self {
         let ended = progress.ended();
         let mut repair = Self {
-            map,
+            dirty: Dirty::new(map, last_seq),
             progress,
             skip_holes,
             copies: Slab::new(),
@@ -69,22 +77,20 @@ impl Repair {
             unreadable: HashSet::new(),
             cursor: 0,
             paused_until: None,
-            committing: false,
-            covered: Vec::new(),
-            uncovered: Vec::new(),
-            failed: false,
-            clear_at: clock::mono(),
+            unannounced: Vec::new(),
+            tend_at: clock::mono(),
         };
         if ended.is_some() {
-            let lost = std::iter::successors(repair.map.next_lost(0), |last| repair.map.next_lost(last + 1));
-            lost.collect::<Vec<_>>().into_iter().for_each(|region| repair.note_copied(region, ended));
+            let map = &repair.dirty.map;
+            let lost = std::iter::successors(map.next_lost(0), |last| map.next_lost(last + 1));
+            lost.collect::<Vec<_>>().into_iter().for_each(|region| repair.note_copied(region, ended, 1));
         }
         repair
     }
 
     /// Notes a region as lost. Gives its bytes when it has to be copied (again) and was not counted for that.
     fn lose(&mut self, region: u64) -> Option<u64> {
-        let new = self.map.lose(region);
+        let new = self.dirty.lose(region);
         self.relost.insert(region);
         if let Some((_, copying)) = self.copies.iter_mut().find(|(_, c)| c.region == region) {
             copying.again = true;
@@ -92,118 +98,209 @@ impl Repair {
         }
         let was_copied = self.copied_set.remove(&region);
         if was_copied {
-            self.copied.retain(|(_, copied)| *copied != region);
+            self.copied.retain(|copied| copied.region != region);
         }
-        (new || was_copied).then(|| self.map.range(region).len())
+        (new || was_copied).then(|| self.dirty.map.range(region).len())
     }
 
-    /// A region's last record is in the log, with `seq`; `None`: it needed no record.
-    pub(super) fn note_copied(&mut self, region: u64, seq: Option<Seq>) {
-        let last = self.copied.back().map(|(seq, _)| *seq).unwrap_or_default();
-        self.copied.push_back((seq.unwrap_or_default().max(last), region));
+    /// A region's last record is in the log, with `seq`; `None`: it needed no record. The fdatasync with the number `needs_sync`
+    /// is the first that covers what was read.
+    pub(super) fn note_copied(&mut self, region: u64, seq: Option<Seq>, needs_sync: u64) {
+        let last = self.copied.back().map(|copied| copied.seq).unwrap_or_default();
+        self.copied.push_back(Copied { seq: seq.unwrap_or_default().max(last), region, needs_sync });
         self.copied_set.insert(region);
         self.unreadable.remove(&region);
     }
 
     /// Lost regions that nobody has copied or is copying.
     pub(super) fn uncopied(&self) -> u64 {
-        self.map.lost_regions() - self.copied_set.len() as u64 - self.copies.len() as u64
+        self.dirty.map.lost_regions() - self.copied_set.len() as u64 - self.copies.len() as u64
     }
 
-    /// Clears the bits of regions whose records are confirmed. Whether a commit is worth it.
-    fn clear(&mut self, confirmed: Seq) -> bool {
-        let now = clock::mono();
-        if self.failed || now < self.clear_at || self.copied.front().is_none_or(|(seq, _)| *seq > confirmed) {
+    /// Clears the lost bits of regions whose records are confirmed. Gives whether one waits for an fdatasync.
+    fn clear(&mut self, reached: Reached) -> bool {
+        if self.dirty.failed() || !self.progress.may_clear(reached.confirmed) {
             return false;
         }
-        self.clear_at = now + CLEAR_EVERY;
-        if !self.progress.may_clear(confirmed) {
-            return false;
+        while let Some(copied) = self.copied.front().copied().filter(|copied| copied.seq <= reached.confirmed) {
+            if !self.dirty.covers(copied.region, copied.needs_sync, reached.synced) {
+                return true;
+            }
+            self.copied.pop_front();
+            self.copied_set.remove(&copied.region);
+            self.relost.remove(&copied.region);
+            self.dirty.map.repaired(copied.region);
         }
-        while let Some((_, region)) = self.copied.pop_front_if(|(seq, _)| *seq <= confirmed) {
-            self.copied_set.remove(&region);
-            self.relost.remove(&region);
-            self.map.repaired(region);
-        }
-        true
+        false
     }
 }
 
 impl Tap {
-    /// The ranges of a change are lost: they are noted durably, `resync begin` is put, and only then its records are settled.
-    /// Without ranges, or without a map, it is settled at once.
-    pub(super) fn lose(&mut self, cx: &mut Cx<'_>, change: usize, ranges: Vec<ByteRange>) {
-        let (Some(repair), Some(log), false) = (&mut self.repair, &self.log, ranges.is_empty()) else {
-            return self.settle_change(cx, change);
-        };
+    /// Notes regions as lost, and tells the log.
+    fn lose_ranges(&mut self, ranges: &[ByteRange]) {
+        let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return };
         let mut lost = Vec::new();
         for range in ranges {
-            tracing::error!(disk = %self.disk.name(), %range, "a range that failed cannot be read: its regions are lost until resync");
-            lost.extend(repair.map.touched(range).filter_map(|region| repair.lose(region)));
+            lost.extend(repair.dirty.map.touched(*range).filter_map(|region| repair.lose(region)));
         }
         if !lost.is_empty() {
             repair.progress.lost(&mut log.borrow_mut(), lost.len() as u64, lost.iter().sum());
         }
-        repair.uncovered.push(change);
         self.tell_lost();
+    }
+
+    /// The ranges of a change are lost: they are noted durably, `resync begin` is put, and only then its records are settled.
+    /// Without ranges, or without a map, it is settled at once.
+    pub(super) fn lose(&mut self, cx: &mut Cx<'_>, change: usize, ranges: Vec<ByteRange>) {
+        if self.repair.is_none() || self.log.is_none() || ranges.is_empty() {
+            return self.settle_change(cx, change);
+        }
+        for range in &ranges {
+            tracing::error!(disk = %self.disk.name(), %range, "a range that failed cannot be read: its regions are lost until resync");
+        }
+        self.lose_ranges(&ranges);
+        if let Some(repair) = &mut self.repair {
+            repair.dirty.wait_for_all(Waiter::Settle(change));
+        }
         self.commit_map(cx);
+    }
+
+    /// Somebody has asked that ranges of the disk be copied again: their regions are lost from here on.
+    pub fn copy_again(&mut self, engine: &mut dyn Engine, finished: &mut Vec<Finished>, ranges: &[ByteRange]) {
+        let whole = self.disk.range();
+        let ranges: Vec<ByteRange> = ranges.iter().map(|range| range.intersect(whole)).collect();
+        self.lose_ranges(&ranges);
+        self.commit_map(&mut Cx { engine, finished });
+    }
+
+    /// The bits of a change's regions: set before the disk is touched (G5). It goes on when they are durable; `unlogged`: the log
+    /// has no room for it, so its regions are lost too, which the log says before it is done.
+    pub(super) fn open_regions(&mut self, cx: &mut Cx<'_>, change: usize, range: ByteRange, unlogged: bool) {
+        let Some(repair) = &mut self.repair else { return self.order_change(cx, change) };
+        repair.dirty.enter(range);
+        if unlogged {
+            self.lose_ranges(&[range]);
+            self.state.unlogged_changes.fetch_add(1, Relaxed);
+        }
+        self.regions_entered(cx, change);
+    }
+
+    /// Goes on with a change whose regions were entered, once their bits are durable.
+    fn regions_entered(&mut self, cx: &mut Cx<'_>, change: usize) {
+        let (range, unlogged) = self.entered(change);
+        let Some(repair) = &mut self.repair else { return };
+        match repair.dirty.entered(range) {
+            Entered::Ready if unlogged && !repair.progress.announced() => repair.unannounced.push(change),
+            Entered::Ready => self.order_change(cx, change),
+            Entered::Refused => self.refuse_change(cx, change, os_error(libc::EIO)),
+            Entered::After(commit) => {
+                repair.dirty.wait_for(commit, Waiter::Begin(change));
+                self.commit_map(cx);
+            }
+        }
+    }
+
+    /// A change that entered its regions has ended; `seq`: its last record.
+    pub(super) fn leave_regions(&mut self, range: ByteRange, seq: Option<Seq>) {
+        let needs_sync = self.flushes.next_start();
+        if let Some(repair) = &mut self.repair {
+            repair.dirty.leave(range, seq, needs_sync);
+        }
     }
 
     /// Makes the map durable as it is, unless a commit is in flight; then the next one follows it.
     fn commit_map(&mut self, cx: &mut Cx<'_>) {
-        let Some(repair) = self.repair.as_mut().filter(|repair| !repair.committing) else { return };
-        let waiters = std::mem::take(&mut repair.uncovered);
-        if let Some(commit) = repair.map.commit() {
-            repair.committing = true;
-            repair.covered = waiters;
+        let Some(repair) = &mut self.repair else { return };
+        if let Some(commit) = repair.dirty.next_commit() {
             let run = move || commit.run().map(|()| 0).map_err(io::Error::other);
             self.push(cx, Pending::Map, Io::Call(Box::new(move || (run(), Vec::new()))));
-        } else {
-            waiters.into_iter().for_each(|change| self.settle_change(cx, change));
+        }
+        self.serve_waiters(cx);
+    }
+
+    /// Those whose bits are durable go on.
+    fn serve_waiters(&mut self, cx: &mut Cx<'_>) {
+        let Some(repair) = &mut self.repair else { return };
+        for waiter in repair.dirty.served() {
+            match waiter {
+                Waiter::Begin(change) => self.regions_entered(cx, change),
+                Waiter::Settle(change) => self.settle_change(cx, change),
+            }
         }
     }
 
     /// The commit in flight has ended.
     pub(super) fn map_committed(&mut self, cx: &mut Cx<'_>, result: io::Result<u64>) {
         let Some(repair) = &mut self.repair else { return };
-        repair.committing = false;
-        if let Err(error) = result {
-            // In memory the regions stay lost, and are repaired; bits on disk are not cleared any more.
-            repair.failed = true;
-            self.state.map_failed.store(true, Relaxed);
-            tracing::error!(disk = %self.disk.name(), %error, "the dirty map cannot be written");
+        let failed = result.err().map(|error| {
+            let known = error.get_ref().and_then(|e| e.downcast_ref::<CommitError>()).map(|e| e.removed);
+            (error, known.unwrap_or(false))
+        });
+        match &failed {
+            None => repair.dirty.committed(true, false),
+            Some((error, removed)) => {
+                repair.dirty.committed(false, *removed);
+                self.state.map_failed.store(true, Relaxed);
+                let then = if *removed {
+                    "the next start copies the whole disk"
+                } else {
+                    "what is not noted in it yet is not written any more, because a power cut would forget it"
+                };
+                tracing::error!(disk = %self.disk.name(), %error, "the dirty map cannot be written: {then}");
+            }
         }
-        let covered = std::mem::take(&mut repair.covered);
-        covered.into_iter().for_each(|change| self.settle_change(cx, change));
+        self.serve_waiters(cx);
         self.commit_map(cx);
     }
 
-    /// Time-driven work: words that found no room, bits to clear, regions to read. Gives when there is more to do.
+    /// Time-driven work: words that found no room, an overflow that is over, bits to clear, regions to read. Gives when there is
+    /// more to do.
     pub(super) fn tend_repair(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
         let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return None };
-        let words_due = repair.progress.advance(&mut log.borrow_mut());
-        let confirmed = log.borrow().ring().confirmed_seq();
-        if repair.clear(confirmed) {
-            self.tell_lost();
-            self.commit_map(cx);
+        let progress = Arc::clone(&repair.progress);
+        progress.leave_overflow(&mut log.borrow_mut());
+        let words_due = progress.advance(&mut log.borrow_mut());
+        if progress.announced() {
+            let waiting = std::mem::take(&mut repair.unannounced);
+            waiting.into_iter().for_each(|change| self.regions_entered(cx, change));
         }
+        self.clear_bits(cx);
         self.pump_copies(cx);
         let repair = self.repair.as_ref()?;
         let to_copy = repair.uncopied() > 0 || repair.copies.iter().any(|(_, c)| c.wants_room());
-        if words_due {
+        if words_due || !repair.unannounced.is_empty() {
             Some(ROOM_RETRY)
         } else if to_copy && !self.stopping && self.logging().is_some() {
             Some(COPY_RETRY)
         } else {
-            (to_copy || !repair.copied.is_empty()).then_some(TICK)
+            (to_copy || !repair.copied.is_empty() || repair.dirty.is_busy()).then_some(TICK)
+        }
+    }
+
+    /// Clears what may be cleared, about once a second.
+    fn clear_bits(&mut self, cx: &mut Cx<'_>) {
+        let (Some(repair), Some(log)) = (&mut self.repair, &self.log) else { return };
+        let now = clock::mono();
+        if now < repair.tend_at {
+            return;
+        }
+        repair.tend_at = now + CLEAR_EVERY;
+        let reached = Reached { confirmed: log.borrow().ring().confirmed_seq(), synced: self.flushes.succeeded() };
+        let wants_sync = repair.clear(reached) | repair.dirty.close_quiet(reached);
+        self.tell_lost();
+        self.commit_map(cx);
+        if wants_sync {
+            self.sync_unasked(cx);
         }
     }
 
     /// Tells the rest of the process what is lost.
     pub(super) fn tell_lost(&self) {
         if let Some(repair) = &self.repair {
-            self.state.lost_regions.store(repair.map.lost_regions(), Relaxed);
-            self.state.lost_bytes.store(repair.map.lost_bytes(), Relaxed);
+            let map = &repair.dirty.map;
+            self.state.lost_regions.store(map.lost_regions(), Relaxed);
+            self.state.lost_bytes.store(map.lost_bytes(), Relaxed);
+            self.state.open_regions.store(map.open_regions(), Relaxed);
             self.state.unreadable_regions.store(repair.unreadable.len() as u64, Relaxed);
         }
     }

@@ -5,25 +5,28 @@
 //! 1. memory: ring slots (`payload`, before a write's bytes are received; `submit` for zeroes), all or none
 //! 2. the range lock over the whole pages it touches
 //! 3. the edges: blocks that it changes only in part are read, so that the payload becomes whole
-//! 4. its place in the order: the seqs, consecutive (G2)
-//! 5. the disk, from the slots; a part that fails is read back into its slot (G3)
-//! 6. commit, release of the lock, and with FUA an fdatasync; then the answer
+//! 4. its regions' bits in the dirty map, durable (G5)
+//! 5. its place in the order: the seqs, consecutive (G2)
+//! 6. the disk, from the slots; a part that fails is read back into its slot (G3)
+//! 7. commit, release of the lock, and with FUA an fdatasync; then the answer
 //!
-//! Without a log (a group that is not set up yet), or once another writer has the group (G10), the same steps run on heap
-//! memory and steps 4 and 6 leave no record: a fenced source keeps serving its disk.
+//! Where the log has had no room for too long (G6) the same steps run on heap memory: step 4 notes the regions as lost too, and
+//! steps 5 and 7 leave no record. Without a log (a group that is not set up yet), or once another writer has the group (G10),
+//! step 4 falls away as well: a fenced source keeps serving its disk.
 //!
 //! - [`request`]: requests checked and sent on their ways
 //! - [`plan`]: what a change becomes on whole blocks; pure
 //! - [`log`]: the lane's producer
-//! - [`change`]: steps 2 to 6
+//! - [`change`]: steps 2 to 7
 //! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
-//! - [`lost`]: ranges that the log cannot have: the dirty map and its commits
+//! - [`dirty`]: the bits of the regions, and who waits for them; [`lost`]: regions on their way out of the log and back
 //! - [`copy`]: lost regions read back into the log
 //! - [`mark`]: marks, through any tap of the lane
 //! - [`state`]: what others may know
 
 mod change;
 mod copy;
+mod dirty;
 mod flush;
 mod log;
 mod lost;
@@ -192,6 +195,12 @@ impl Tap {
         self.log.as_ref().filter(|log| !log.borrow().fenced())
     }
 
+    /// The log, as long as it has room.
+    fn roomy_log(&self) -> Option<&Rc<RefCell<LaneLog>>> {
+        let overflow = self.repair.as_ref().is_some_and(|repair| repair.progress.in_overflow());
+        self.logging().filter(|_| !overflow)
+    }
+
     /// Pushes an operation.
     fn push(&mut self, cx: &mut Cx<'_>, pending: Pending, io: Io) {
         let key = self.pending.insert(pending);
@@ -201,7 +210,7 @@ impl Tap {
 
     /// Memory for the parts of a change; `None` when the ring has no room for all of them now.
     fn memory(&self, plan: &Plan) -> Option<Vec<Option<IoBuf>>> {
-        let Some(log) = self.logging() else {
+        let Some(log) = self.roomy_log() else {
             let heap = |bytes: u32| (bytes > 0).then(|| IoBuf::Heap(HeapBuf::new(bytes as usize)));
             return Some(plan.parts.iter().map(|part| heap(part.payload_bytes())).collect());
         };
@@ -248,7 +257,18 @@ impl Tap {
     }
 
     fn short_of_room(&self) -> bool {
-        !self.waiting.is_empty() || self.logging().is_some_and(|log| log.borrow().short_of_room())
+        !self.waiting.is_empty() || self.roomy_log().is_some_and(|log| log.borrow().short_of_room())
+    }
+
+    /// When requests have waited for room for too long, the group goes on without the log.
+    fn watch_room(&self) {
+        let (Some(repair), Some(log)) = (&self.repair, self.logging()) else { return };
+        let mut log = log.borrow_mut();
+        if repair.progress.in_overflow() || (self.waiting.is_empty() && !log.short_of_room()) {
+            log.forget_refused();
+        } else if log.refused_for() >= repair.progress.rules().full_wait {
+            repair.progress.enter_overflow(&mut log);
+        }
     }
 }
 
@@ -302,6 +322,7 @@ impl Device for Tap {
 
     fn tick(&mut self, engine: &mut dyn Engine, finished: &mut Vec<Finished>) -> Option<Duration> {
         let cx = &mut Cx { engine, finished };
+        self.watch_room();
         self.retry_waiting(cx);
         let due = self.tend_repair(cx);
         let short = self.short_of_room();

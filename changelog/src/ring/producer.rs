@@ -95,6 +95,13 @@ impl Producer {
         Seq(first)
     }
 
+    /// Slots that are free now.
+    #[must_use]
+    pub fn free_slots(&self) -> u64 {
+        self.reclaim();
+        self.lane.geometry().slots() - (self.head.get() - self.tail.get())
+    }
+
     /// Payload bytes that are free now. Padding at the end of the area may make the next payload need more than its length.
     #[must_use]
     pub fn free_payload_bytes(&self) -> u64 {

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 const PAGE_BYTES: usize = 4096;
 const HEADER_CRC: usize = 72;
-const PAGE_CRC: usize = PAGE_BYTES - 4;
+const SLOT_CRC: usize = 8;
 
 /// The disk of the seeds: 50,000 regions of 64 KiB, two pages of bits, and one region cut short.
 fn disk() -> DiskEntry {

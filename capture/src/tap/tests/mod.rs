@@ -169,7 +169,7 @@ impl World {
                 disk,
                 index: DiskIndex(n as u16),
                 tokens: DeviceTokens { owner: n as u32 },
-                repair: plan.logged.then(|| Repair::new(map, Arc::clone(&world.progress), plan.skip_holes)),
+                repair: plan.logged.then(|| Repair::new(map, Arc::clone(&world.progress), Seq(0), plan.skip_holes)),
                 log,
                 state: Arc::clone(&state),
             }));

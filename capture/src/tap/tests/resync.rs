@@ -164,7 +164,7 @@ fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
         index: DiskIndex(0),
         tokens: DeviceTokens { owner: 0 },
         log: Some(Rc::clone(&log)),
-        repair: Some(Repair::new(map, Arc::clone(&progress), false)),
+        repair: Some(Repair::new(map, Arc::clone(&progress), Seq(ring.next_seq().0 - 1), false)),
         state: Arc::clone(&state),
     });
     let engine = Faulty::new(open(EngineKind::Auto).unwrap().0);

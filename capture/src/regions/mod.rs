@@ -1,0 +1,489 @@
+//! The dirty map of a disk (G5): two durable bits a region. *Open*: the region may hold what the vault does not have yet, set
+//! before anything in it is changed. *Lost*: the log does not have it, set before whoever changed it is answered. Layout:
+//! `docs/format.md`, "Dirty map".
+//!
+//! In memory it is the truth at once; on disk it is after a [`Commit`]. A commit writes every page that changed since the one
+//! before, each to the slot that does not count, so any number of changes share one fdatasync, and one that a power cut tears
+//! leaves what was before it.
+
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use farshore_changelog::crashsafe;
+use farshore_changelog::ring::DiskEntry;
+use farshore_changelog::units::ByteRange;
+
+use layout::{BITS_BYTES, Head, HeadError, PAGE_BYTES, PAGE_REGIONS, Page, Slot, page_of, pages, slot_offset};
+pub use layout::VERSION;
+
+/// Region size of a disk that is not very large: one record's payload.
+pub const REGION_BYTES_DEFAULT: u64 = 1 << 20;
+/// Smallest region size.
+pub const REGION_BYTES_MIN: u64 = 64 << 10;
+/// Largest region size.
+pub const REGION_BYTES_MAX: u64 = 1 << 30;
+/// Regions of a map unless its disk is larger than what the largest region size makes of them: so many bits of each kind are
+/// 1 MiB on disk and in memory.
+const REGIONS_MAX: u64 = 4 << 20;
+
+/// The region size for a disk of so many bytes: 1 MiB, and on disks of more than 4 TiB as much more as keeps the map small.
+#[must_use]
+pub fn region_bytes_for(disk_bytes: u64) -> u64 {
+    let mut region_bytes = REGION_BYTES_DEFAULT;
+    while region_bytes < REGION_BYTES_MAX && disk_bytes.div_ceil(region_bytes) > REGIONS_MAX {
+        region_bytes *= 2;
+    }
+    region_bytes
+}
+
+/// Why a dirty map cannot be used. What it would have said is then unknown: every region of the disk has to count as lost.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// There is none.
+    #[error("there is no dirty map at {}", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// It is whole and belongs to something else.
+    #[error("dirty map {} is not this disk's: {what}", path.display())]
+    Refused {
+        /// The map.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// It has a version that this program does not know.
+    #[error(
+        "dirty map {} has version {found}, and this farshore knows version {VERSION}: start the group with the farshore that \
+         wrote it and stop it in order, or begin a new epoch that copies every disk again with `farshore enable --adopt CONFIG`",
+        path.display()
+    )]
+    Version {
+        /// The map.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// Its bytes are not what was written.
+    #[error("dirty map {} is damaged: {what}", path.display())]
+    Damaged {
+        /// The map.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The system refused something.
+    #[error("dirty map {}: cannot {what}", path.display())]
+    Io {
+        /// The map.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Which of the two bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bit {
+    Open,
+    Lost,
+}
+
+/// The dirty map of one disk.
+#[derive(Debug)]
+pub struct RegionMap {
+    path: PathBuf,
+    file: Arc<File>,
+    disk_bytes: u64,
+    region_bytes: u64,
+    open: Bits,
+    lost: Bits,
+    /// The slot of each page that counts, and its generation.
+    current: Vec<(usize, u64)>,
+    changed: BTreeSet<usize>,
+}
+
+impl RegionMap {
+    /// Makes the map of a disk at `path`, durably, in place of what was there; with every region lost or none.
+    ///
+    /// # Errors
+    /// [`MapError::Io`]; the old map is then untouched.
+    ///
+    /// # Panics
+    /// When `region_bytes` is not a power of two from [`REGION_BYTES_MIN`] to [`REGION_BYTES_MAX`].
+    pub fn create(path: &Path, disk: &DiskEntry, region_bytes: u64, all_lost: bool) -> Result<Self, MapError> {
+        assert!(region_bytes.is_power_of_two() && (REGION_BYTES_MIN..=REGION_BYTES_MAX).contains(&region_bytes));
+        let regions = disk.size_bytes.div_ceil(region_bytes);
+        let (open, mut lost) = (Bits::new(regions), Bits::new(regions));
+        if all_lost {
+            (0..regions).for_each(|region| _ = lost.set(region));
+        }
+        Self::write_new(path, disk, region_bytes, open, lost)
+    }
+
+    /// Makes the map of a disk that has grown out of the one that is there: the bits stay, and what is new is lost.
+    ///
+    /// # Errors
+    /// [`MapError`] of the map that is there; nothing was changed.
+    pub fn grow(path: &Path, disk: &DiskEntry) -> Result<Self, MapError> {
+        let old = Self::read(path, disk)?;
+        if old.disk_bytes > disk.size_bytes {
+            let what = format!("it was made for {} bytes, the disk has {}", old.disk_bytes, disk.size_bytes);
+            return Err(MapError::Refused { path: path.to_owned(), what });
+        }
+        let regions = disk.size_bytes.div_ceil(old.region_bytes);
+        let (mut open, mut lost) = (Bits::new(regions), Bits::new(regions));
+        std::iter::successors(old.open.next(0), |last| old.open.next(last + 1)).for_each(|region| _ = open.set(region));
+        std::iter::successors(old.lost.next(0), |last| old.lost.next(last + 1)).for_each(|region| _ = lost.set(region));
+        // The last region too, where the disk's end lay inside of it.
+        (old.disk_bytes / old.region_bytes..regions).for_each(|region| _ = lost.set(region));
+        Self::write_new(path, disk, old.region_bytes, open, lost)
+    }
+
+    fn write_new(path: &Path, disk: &DiskEntry, region_bytes: u64, open: Bits, lost: Bits) -> Result<Self, MapError> {
+        let io = |what: &'static str| move |source| MapError::Io { path: path.to_owned(), what, source };
+        let count = pages(disk.size_bytes.div_ceil(region_bytes));
+        crashsafe::replace_with(path, |file| {
+            file.write_all_at(&layout::header(disk, region_bytes)[..], 0)?;
+            (0..count).try_for_each(|n| {
+                file.write_all_at(&layout::encode_slot(1, open.page(n), lost.page(n))[..], slot_offset(n, 0))?;
+                // Written, not left a hole: a commit then never needs room on a full disk.
+                file.write_all_at(&[0; PAGE_BYTES], slot_offset(n, 1))
+            })
+        })
+        .map_err(io("write it"))?;
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io("open it"))?;
+        let (path, file, current) = (path.to_owned(), Arc::new(file), vec![(0, 1); count]);
+        Ok(Self {
+            path,
+            file,
+            disk_bytes: disk.size_bytes,
+            region_bytes,
+            open,
+            lost,
+            current,
+            changed: BTreeSet::new(),
+        })
+    }
+
+    /// Opens the map of a disk, and proves that it is this disk's and whole.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing was changed. [`MapError::Refused`] also when the disk has another size than it was made for
+    /// ([`RegionMap::grow`]).
+    pub fn open(path: &Path, disk: &DiskEntry) -> Result<Self, MapError> {
+        let map = Self::read(path, disk)?;
+        if map.disk_bytes == disk.size_bytes {
+            return Ok(map);
+        }
+        let what = format!("it was made for size {}, the disk has {}", map.disk_bytes, disk.size_bytes);
+        Err(MapError::Refused { path: path.to_owned(), what })
+    }
+
+    fn read(path: &Path, disk: &DiskEntry) -> Result<Self, MapError> {
+        let io = |what: &'static str| move |source| MapError::Io { path: path.to_owned(), what, source };
+        let damaged = |what: String| MapError::Damaged { path: path.to_owned(), what };
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MapError::Missing { path: path.to_owned() }),
+            Err(e) => return Err(io("open it")(e)),
+        };
+        let len = file.metadata().map_err(io("look at it"))?.len();
+        if len < PAGE_BYTES as u64 {
+            return Err(damaged(format!("it has {len} bytes")));
+        }
+        let mut head = [0; PAGE_BYTES];
+        file.read_exact_at(&mut head, 0).map_err(io("read it"))?;
+        let Head { region_bytes, disk_bytes } = layout::prove_header(&head, disk).map_err(|e| match e {
+            HeadError::Damaged(what) => damaged(what.to_owned()),
+            HeadError::Version(found) => MapError::Version { path: path.to_owned(), found },
+            HeadError::Other(what) => MapError::Refused { path: path.to_owned(), what },
+        })?;
+        // The length is proved before anything of that size is allocated.
+        let regions = disk_bytes.div_ceil(region_bytes);
+        let count = pages(regions);
+        if regions == 0 || len != layout::file_bytes(count) {
+            return Err(damaged(format!("it has {len} bytes, which is not what {regions} regions take")));
+        }
+        let (mut open, mut lost, mut current) = (Bits::new(regions), Bits::new(regions), Vec::with_capacity(count));
+        for n in 0..count {
+            let mut slots = [[0; PAGE_BYTES]; 2];
+            for (slot, bytes) in slots.iter_mut().enumerate() {
+                file.read_exact_at(bytes, slot_offset(n, slot)).map_err(io("read it"))?;
+            }
+            let (slot, generation) = newest(&slots).ok_or_else(|| damaged(format!("no slot of page {n} is whole")))?;
+            if let Slot::Whole { open: opened, lost: missing, .. } = layout::decode_slot(&slots[slot]) {
+                open.set_page(n, opened);
+                lost.set_page(n, missing);
+            }
+            current.push((slot, generation));
+        }
+        if !open.end_is_clear() || !lost.end_is_clear() {
+            return Err(damaged("a bit beyond the last region is set".to_owned()));
+        }
+        let (path, file) = (path.to_owned(), Arc::new(file));
+        Ok(Self { path, file, disk_bytes, region_bytes, open, lost, current, changed: BTreeSet::new() })
+    }
+
+    /// Regions of the disk; the last may be cut short by the disk's end.
+    #[must_use]
+    pub fn regions(&self) -> u64 {
+        self.disk_bytes.div_ceil(self.region_bytes)
+    }
+
+    /// Bytes of a region.
+    #[must_use]
+    pub fn region_bytes(&self) -> u64 {
+        self.region_bytes
+    }
+
+    /// The bytes of a region.
+    #[must_use]
+    pub fn range(&self, region: u64) -> ByteRange {
+        let start = region * self.region_bytes;
+        ByteRange { start, end: (start + self.region_bytes).min(self.disk_bytes) }
+    }
+
+    /// The regions that `range` touches.
+    #[must_use]
+    pub fn touched(&self, range: ByteRange) -> std::ops::Range<u64> {
+        if range.is_empty() {
+            return 0..0;
+        }
+        range.start / self.region_bytes..range.end.min(self.disk_bytes).div_ceil(self.region_bytes)
+    }
+
+    /// Regions that are lost.
+    #[must_use]
+    pub fn lost_regions(&self) -> u64 {
+        self.lost.count
+    }
+
+    /// Bytes of the regions that are lost.
+    #[must_use]
+    pub fn lost_bytes(&self) -> u64 {
+        let last = self.regions() - 1;
+        let missing = self.region_bytes - self.range(last).len();
+        self.lost.count * self.region_bytes - if self.is_lost(last) { missing } else { 0 }
+    }
+
+    /// Whether a region is lost.
+    #[must_use]
+    pub fn is_lost(&self, region: u64) -> bool {
+        self.lost.get(region)
+    }
+
+    /// The first lost region at or after `from`.
+    #[must_use]
+    pub fn next_lost(&self, from: u64) -> Option<u64> {
+        self.lost.next(from)
+    }
+
+    /// Regions that are open.
+    #[must_use]
+    pub fn open_regions(&self) -> u64 {
+        self.open.count
+    }
+
+    /// Whether a region is open.
+    #[must_use]
+    pub fn is_open(&self, region: u64) -> bool {
+        self.open.get(region)
+    }
+
+    /// The first open region at or after `from`.
+    #[must_use]
+    pub fn next_open(&self, from: u64) -> Option<u64> {
+        self.open.next(from)
+    }
+
+    /// Notes a region as lost; `false` when it was already. Durable after the next commit.
+    pub fn lose(&mut self, region: u64) -> bool {
+        self.set(Bit::Lost, region)
+    }
+
+    /// Notes a region as repaired. Durable after the next commit.
+    pub fn repaired(&mut self, region: u64) {
+        self.clear(Bit::Lost, region);
+    }
+
+    /// Notes a region as open; `false` when it was already. Durable after the next commit.
+    pub fn open_up(&mut self, region: u64) -> bool {
+        self.set(Bit::Open, region)
+    }
+
+    /// Notes that the vault has all of a region. Durable after the next commit.
+    pub fn close(&mut self, region: u64) {
+        self.clear(Bit::Open, region);
+    }
+
+    /// The ring or the power is gone: what was open is lost, and nothing is open. Durable after the next commit. Gives how many
+    /// regions that are.
+    pub fn lose_open(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some(region) = self.open.next(0) {
+            lost += u64::from(self.lose(region));
+            self.close(region);
+        }
+        lost
+    }
+
+    fn bits(&mut self, bit: Bit) -> &mut Bits {
+        match bit {
+            Bit::Open => &mut self.open,
+            Bit::Lost => &mut self.lost,
+        }
+    }
+
+    fn set(&mut self, bit: Bit, region: u64) -> bool {
+        let new = self.bits(bit).set(region);
+        if new {
+            self.changed.insert(page_of(region));
+        }
+        new
+    }
+
+    fn clear(&mut self, bit: Bit, region: u64) {
+        if self.bits(bit).clear(region) {
+            self.changed.insert(page_of(region));
+        }
+    }
+
+    /// Whether a change waits for a commit.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// What has to be written for the map on disk to say what it says in memory now; `None` when it does. Commits of one map
+    /// are run one after the other, in the order they were taken.
+    #[must_use]
+    pub fn commit(&mut self) -> Option<Commit> {
+        if self.changed.is_empty() {
+            return None;
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let mut written = Vec::with_capacity(changed.len());
+        for n in changed {
+            let (slot, generation) = &mut self.current[n];
+            (*slot, *generation) = (1 - *slot, *generation + 1);
+            let page = layout::encode_slot(*generation, self.open.page(n), self.lost.page(n));
+            written.push((slot_offset(n, *slot), page));
+        }
+        Some(Commit { path: self.path.clone(), file: Arc::clone(&self.file), pages: written })
+    }
+}
+
+/// The slot of a page that counts, with its generation.
+fn newest(slots: &[[u8; PAGE_BYTES]; 2]) -> Option<(usize, u64)> {
+    let generation = |(slot, bytes): (usize, &[u8; PAGE_BYTES])| match layout::decode_slot(bytes) {
+        Slot::Whole { generation, .. } => Some((slot, generation)),
+        Slot::Blank | Slot::Torn => None,
+    };
+    slots.iter().enumerate().filter_map(generation).max_by_key(|(_, generation)| *generation)
+}
+
+/// Changed pages on their way to the disk.
+pub struct Commit {
+    path: PathBuf,
+    file: Arc<File>,
+    pages: Vec<(u64, Page)>,
+}
+
+/// What a dirty map is worth whose change could not be made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}; it was {}removed", if *.removed { "" } else { "not " })]
+pub struct CommitError {
+    /// Why.
+    #[source]
+    pub error: MapError,
+    /// It was durably removed: the next agent finds none and copies the whole disk again, so that nothing is forgotten. Where
+    /// even that fails, what it says is older than the truth.
+    pub removed: bool,
+}
+
+impl Commit {
+    /// Writes the pages and waits until they are durable. It blocks. A map that cannot be written is removed.
+    ///
+    /// # Errors
+    /// [`CommitError`]: from then on the map is not used.
+    pub fn run(self) -> Result<(), CommitError> {
+        let written = self.pages.iter().try_for_each(|(at, page)| self.file.write_all_at(&page[..], *at));
+        written.and_then(|()| self.file.sync_data()).map_err(|source| {
+            let removed = crashsafe::remove(&self.path).is_ok();
+            CommitError { error: MapError::Io { path: self.path, what: "make a change durable", source }, removed }
+        })
+    }
+}
+
+/// One bit a region, in whole pages.
+#[derive(Debug)]
+struct Bits {
+    bytes: Vec<u8>,
+    regions: u64,
+    count: u64,
+}
+
+impl Bits {
+    fn new(regions: u64) -> Self {
+        Self { bytes: vec![0; pages(regions) * BITS_BYTES], regions, count: 0 }
+    }
+
+    fn page(&self, n: usize) -> &[u8] {
+        &self.bytes[n * BITS_BYTES..(n + 1) * BITS_BYTES]
+    }
+
+    fn set_page(&mut self, n: usize, bits: &[u8]) {
+        self.bytes[n * BITS_BYTES..(n + 1) * BITS_BYTES].copy_from_slice(bits);
+        self.count += bits.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+    }
+
+    /// Whether no bit beyond the last region is set.
+    fn end_is_clear(&self) -> bool {
+        self.next(self.regions).is_none()
+    }
+
+    fn get(&self, region: u64) -> bool {
+        self.bytes.get((region / 8) as usize).is_some_and(|byte| byte & (1 << (region % 8)) != 0)
+    }
+
+    fn set(&mut self, region: u64) -> bool {
+        let new = !self.get(region);
+        self.bytes[(region / 8) as usize] |= 1 << (region % 8);
+        self.count += u64::from(new);
+        new
+    }
+
+    fn clear(&mut self, region: u64) -> bool {
+        let was = self.get(region);
+        if was {
+            self.bytes[(region / 8) as usize] &= !(1 << (region % 8));
+            self.count -= 1;
+        }
+        was
+    }
+
+    /// The first one that is set, at or after `from`.
+    fn next(&self, from: u64) -> Option<u64> {
+        let first = usize::try_from(from / 8).ok()?;
+        let rest = self.bytes.get(first..)?;
+        rest.iter().enumerate().find_map(|(n, byte)| {
+            // In the first byte, what lies before `from` does not count.
+            let byte = if n == 0 { byte & (0xff << (from % 8)) } else { *byte };
+            (byte != 0).then(|| (first + n) as u64 * 8 + u64::from(byte.trailing_zeros()))
+        })
+    }
+}
+
+const _: () = assert!(PAGE_REGIONS == BITS_BYTES as u64 * 8);
