@@ -17,12 +17,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use farshore_changelog::crashsafe;
 use farshore_changelog::ring::DiskEntry;
 use farshore_changelog::units::ByteRange;
+use farshore_changelog::{crashsafe, medium};
 
-use layout::{BITS_BYTES, Head, HeadError, PAGE_BYTES, PAGE_REGIONS, Page, Slot, page_of, pages, slot_offset};
 pub use layout::VERSION;
+use layout::{BITS_BYTES, Head, HeadError, PAGE_BYTES, PAGE_REGIONS, Page, Slot, page_of, pages, slot_offset};
 
 /// Region size of a disk that is not very large: one record's payload.
 pub const REGION_BYTES_DEFAULT: u64 = 1 << 20;
@@ -155,11 +155,12 @@ impl RegionMap {
         let io = |what: &'static str| move |source| MapError::Io { path: path.to_owned(), what, source };
         let count = pages(disk.size_bytes.div_ceil(region_bytes));
         crashsafe::replace_with(path, |file| {
-            file.write_all_at(&layout::header(disk, region_bytes)[..], 0)?;
+            medium::write_all_at(file, &layout::header(disk, region_bytes)[..], 0)?;
             (0..count).try_for_each(|n| {
-                file.write_all_at(&layout::encode_slot(1, open.page(n), lost.page(n))[..], slot_offset(n, 0))?;
+                let slot = layout::encode_slot(1, open.page(n), lost.page(n));
+                medium::write_all_at(file, &slot[..], slot_offset(n, 0))?;
                 // Written, not left a hole: a commit then never needs room on a full disk.
-                file.write_all_at(&[0; PAGE_BYTES], slot_offset(n, 1))
+                medium::write_all_at(file, &[0; PAGE_BYTES], slot_offset(n, 1))
             })
         })
         .map_err(io("write it"))?;
@@ -360,6 +361,12 @@ impl RegionMap {
         }
     }
 
+    /// No write to it succeeds from now on.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self) {
+        self.file = Arc::new(File::open(&self.path).expect("it is there"));
+    }
+
     /// Whether a change waits for a commit.
     #[must_use]
     pub fn is_changed(&self) -> bool {
@@ -419,8 +426,8 @@ impl Commit {
     /// # Errors
     /// [`CommitError`]: from then on the map is not used.
     pub fn run(self) -> Result<(), CommitError> {
-        let written = self.pages.iter().try_for_each(|(at, page)| self.file.write_all_at(&page[..], *at));
-        written.and_then(|()| self.file.sync_data()).map_err(|source| {
+        let written = self.pages.iter().try_for_each(|(at, page)| medium::write_all_at(&self.file, &page[..], *at));
+        written.and_then(|()| medium::sync_data(&self.file)).map_err(|source| {
             let removed = crashsafe::remove(&self.path).is_ok();
             CommitError { error: MapError::Io { path: self.path, what: "make a change durable", source }, removed }
         })

@@ -76,8 +76,7 @@ impl Tap {
     ) {
         let locked = plan.locked;
         let parts = memory.into_iter().map(|memory| PartRun { memory, done: 0, end: End::Good }).collect();
-        let change =
-            Change { id, fua, plan, parts, ticket: None, seq: None, entered: false, left: 0, error: None };
+        let change = Change { id, fua, plan, parts, ticket: None, seq: None, entered: false, left: 0, error: None };
         let key = self.changes.insert(change);
         let (ticket, held) = self.take_range(locked, Holder::Change(key));
         self.changes[key].ticket = Some(ticket);

@@ -49,7 +49,15 @@ pub(super) struct Copying {
 
 impl Copying {
     fn new(region: u64, range: ByteRange) -> Self {
-        Self { region, chunk: first_chunk(range), slot: None, ticket: None, seq: None, again: false, asked: clock::mono() }
+        Self {
+            region,
+            chunk: first_chunk(range),
+            slot: None,
+            ticket: None,
+            seq: None,
+            again: false,
+            asked: clock::mono(),
+        }
     }
 
     pub fn wants_room(&self) -> bool {
@@ -67,7 +75,9 @@ impl Repair {
         let free = |region: &u64| {
             !self.copied_set.contains(region) && !self.copies.iter().any(|(_, copying)| copying.region == *region)
         };
-        let from = |start: u64| std::iter::successors(self.dirty.map.next_lost(start), |last| self.dirty.map.next_lost(last + 1));
+        let from = |start: u64| {
+            std::iter::successors(self.dirty.map.next_lost(start), |last| self.dirty.map.next_lost(last + 1))
+        };
         let found = from(self.cursor).find(free).or_else(|| from(0).find(free))?;
         self.cursor = found + 1;
         Some(found)

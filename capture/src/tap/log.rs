@@ -13,6 +13,8 @@ const SLOT_PAGE_BYTES: u64 = 4096;
 /// Slots of a lane that only words about the group may take: a full ring must still be able to say that it is full, and a process
 /// that starts anew that a resync begins.
 const WORD_SLOTS: u64 = 8;
+/// Whoever waits for room asks again far sooner than this.
+const ASKS_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a mark could not be put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +39,8 @@ pub struct LaneLog {
     refused_bytes: u64,
     /// Since when reservations have been refused without one that found room in between.
     refused_since: Option<Instant>,
+    /// The last of them.
+    refused_at: Option<Instant>,
 }
 
 impl LaneLog {
@@ -46,7 +50,14 @@ impl LaneLog {
     /// When the lane does not exist or its producer was taken before.
     #[must_use]
     pub fn new(ring: &Ring, lane: u32) -> Self {
-        Self { ring: ring.clone(), producer: ring.producer(lane), last_time: UnixMicros::default(), refused_bytes: 0, refused_since: None }
+        Self {
+            ring: ring.clone(),
+            producer: ring.producer(lane),
+            last_time: UnixMicros::default(),
+            refused_bytes: 0,
+            refused_since: None,
+            refused_at: None,
+        }
     }
 
     /// Puts a mark: everything acknowledged before this call, on any disk of the group, is before it.
@@ -107,10 +118,12 @@ impl LaneLog {
             || payloads.iter().map(|bytes| self.producer.reserve(*bytes)).collect::<Option<Vec<Slot>>>();
         let slots = if room { reserve_all() } else { None };
         if slots.is_some() {
-            (self.refused_bytes, self.refused_since) = (0, None);
+            self.forget_refused();
         } else {
+            let now = clock::mono();
             self.refused_bytes = self.refused_bytes.max(needed);
-            self.refused_since.get_or_insert_with(clock::mono);
+            self.refused_since.get_or_insert(now);
+            self.refused_at = Some(now);
         }
         slots
     }
@@ -121,14 +134,16 @@ impl LaneLog {
             && (self.producer.free_payload_bytes() < self.refused_bytes || self.producer.free_slots() <= WORD_SLOTS)
     }
 
-    /// How long requests have been waiting for room.
+    /// How long requests have been waiting for room; zero when nobody asks any more.
     pub(super) fn refused_for(&self) -> Duration {
-        self.refused_since.map_or(Duration::ZERO, |since| clock::mono() - since)
+        let now = clock::mono();
+        let asks = self.refused_at.is_some_and(|last| now - last <= ASKS_AGAIN);
+        self.refused_since.filter(|_| asks).map_or(Duration::ZERO, |since| now - since)
     }
 
     /// Nobody waits for room any more: requests are done without the log.
     pub(super) fn forget_refused(&mut self) {
-        (self.refused_bytes, self.refused_since) = (0, None);
+        (self.refused_bytes, self.refused_since, self.refused_at) = (0, None, None);
     }
 
     /// A slot for a resync read, as long as the other half of the lane stays free for the guest.

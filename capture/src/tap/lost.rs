@@ -249,6 +249,7 @@ impl Tap {
                 tracing::error!(disk = %self.disk.name(), %error, "the dirty map cannot be written: {then}");
             }
         }
+        self.tell_lost();
         self.serve_waiters(cx);
         self.commit_map(cx);
     }

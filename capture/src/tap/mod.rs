@@ -264,7 +264,7 @@ impl Tap {
     fn watch_room(&self) {
         let (Some(repair), Some(log)) = (&self.repair, self.logging()) else { return };
         let mut log = log.borrow_mut();
-        if repair.progress.in_overflow() || (self.waiting.is_empty() && !log.short_of_room()) {
+        if repair.progress.in_overflow() {
             log.forget_refused();
         } else if log.refused_for() >= repair.progress.rules().full_wait {
             repair.progress.enter_overflow(&mut log);

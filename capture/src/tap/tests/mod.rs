@@ -1,7 +1,9 @@
 //! Taps on real files, with a real ring and a real consumer, driven by a small loop over a real engine.
 
+mod dirty;
 mod faults;
 mod faulty;
+mod overflow;
 mod random;
 mod requests;
 mod resync;
@@ -19,7 +21,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::engine::{EngineKind, open};
 use crate::regions::{REGION_BYTES_MIN, RegionMap};
-use crate::resync::ResyncProgress;
+use crate::resync::{Phase, ResyncProgress, Rules};
 use faulty::{Fault, Faulty};
 
 const KIB: u64 = 1 << 10;
@@ -57,6 +59,7 @@ struct Setup {
     logged: bool,
     lost: bool,
     skip_holes: bool,
+    rules: Rules,
 }
 
 impl Setup {
@@ -71,6 +74,8 @@ impl Setup {
             logged: true,
             lost: false,
             skip_holes: false,
+            // Most tests fill the ring and want nothing of it.
+            rules: Rules { full_wait: 100 * HANG, ..Rules::default() },
         }
     }
 
@@ -136,7 +141,7 @@ impl World {
         let ring = Ring::create(&ring_path, &ring_spec(&disks, plan.lanes, plan.lane_bytes)).unwrap();
         let engine = Faulty::new(open(plan.kind).unwrap().0);
         let logs: Vec<_> = (0..plan.lanes).map(|lane| Rc::new(RefCell::new(LaneLog::new(&ring, lane)))).collect();
-        let progress = Arc::new(ResyncProgress::default());
+        let progress = Arc::new(ResyncProgress::resumed(None, plan.rules));
         let images = disks.iter().map(|disk| vec![0; disk.size_bytes() as usize]).collect();
         let maps: Vec<RegionMap> = disks
             .iter()
@@ -359,4 +364,16 @@ fn seqs_are_dense_but_for(records: &[Record], missing: usize) {
     let last = records.last().map_or(Seq(0), |r| r.seq).0;
     assert_eq!(records.len() + missing, last as usize);
     assert!(records.windows(2).all(|w| w[0].seq < w[1].seq && w[0].time <= w[1].time));
+}
+
+impl Tap {
+    /// fdatasyncs begun.
+    fn flushes_begun(&self) -> u64 {
+        self.flushes.next_start() - 1
+    }
+
+    /// No write to the map succeeds from now on.
+    fn spoil_map(&mut self) {
+        self.repair.as_mut().unwrap().dirty.map.spoil();
+    }
 }
