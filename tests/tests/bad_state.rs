@@ -72,19 +72,18 @@ fn a_configuration_that_is_wrong_is_refused() {
 }
 
 #[test]
-fn a_disk_whose_size_changed_is_refused_and_nothing_else_happens_to_it() {
+fn a_disk_that_has_shrunk_is_refused_and_nothing_else_happens_to_it() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();
     site.wait_protected();
     write_random(&site, 1, 20, 50_000);
     site.stop_agent();
     let source = site.disks[0].source.clone();
-    for size in [DISK_BYTES + 4096, DISK_BYTES / 2] {
-        File::options().write(true).open(&source).unwrap().set_len(size).unwrap();
-        let before = durable::digest(&source);
-        refused(agent(&site), &["vda.source", &DISK_BYTES.to_string(), &size.to_string()]);
-        assert_eq!(durable::digest(&source), before);
-    }
+    let size = DISK_BYTES / 2;
+    File::options().write(true).open(&source).unwrap().set_len(size).unwrap();
+    let before = durable::digest(&source);
+    refused(agent(&site), &["vda.source", &DISK_BYTES.to_string(), &size.to_string()]);
+    assert_eq!(durable::digest(&source), before);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytesize::ByteSize;
+use farshore_capture::pace;
+use farshore_capture::resync::{FULL_WAIT, THROTTLE_WAIT};
 use farshore_capture::server::Listen;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use serde::Deserialize;
@@ -52,6 +54,13 @@ struct File {
     heartbeat: Option<Duration>,
     compression: Option<i32>,
     #[serde(default)]
+    on_full: OnFull,
+    #[serde(default, with = "duration::option")]
+    full_wait: Option<Duration>,
+    resync_rate: Option<ByteSize>,
+    #[serde(default, with = "duration::option")]
+    resync_latency: Option<Duration>,
+    #[serde(default)]
     engine: EngineChoice,
     lanes: Option<u32>,
     disk: Vec<FileDisk>,
@@ -64,6 +73,17 @@ struct FileDisk {
     name: DiskName,
     source: PathBuf,
     listen: String,
+}
+
+/// What happens to writes while the ring is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// The disk goes on without the log after a short wait; what it misses is copied later.
+    #[default]
+    Overflow,
+    /// Writers are held back, for longer.
+    Throttle,
 }
 
 /// How disk and socket I/O is done.
@@ -108,6 +128,14 @@ pub struct Config {
     pub heartbeat: Duration,
     /// zstd level.
     pub compression: i32,
+    /// What happens to writes while the ring is full.
+    pub on_full: OnFull,
+    /// How long a write waits for room in the ring before the disk goes on without the log.
+    pub full_wait: Duration,
+    /// Most bytes a second that a resync reads; `None`: no limit.
+    pub resync_rate: Option<u64>,
+    /// A resync slows down when a read of it takes longer than this.
+    pub resync_latency: Duration,
     /// How I/O is done.
     pub engine: EngineChoice,
     /// I/O threads.
@@ -212,6 +240,24 @@ impl Config {
         );
         let compression = file.compression.unwrap_or(COMPRESSION);
         ensure!((1..=19).contains(&compression), "compression must lie between 1 and 19, not {compression}");
+        let full_wait = file.full_wait.unwrap_or(match file.on_full {
+            OnFull::Overflow => FULL_WAIT,
+            OnFull::Throttle => THROTTLE_WAIT,
+        });
+        ensure!(
+            full_wait >= Duration::from_millis(1) && full_wait <= Duration::from_secs(600),
+            "full_wait must lie between 1ms and 10min, not {full_wait:?}"
+        );
+        let resync_rate = file.resync_rate.map(|s| s.as_u64());
+        ensure!(
+            resync_rate.is_none_or(|rate| rate >= 64 << 10),
+            "resync_rate must be at least 64 KiB a second; leave it out for no limit"
+        );
+        let resync_latency = file.resync_latency.unwrap_or(pace::LATENCY);
+        ensure!(
+            resync_latency >= Duration::from_millis(1) && resync_latency <= Duration::from_secs(10),
+            "resync_latency must lie between 1ms and 10s, not {resync_latency:?}"
+        );
         let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let disk_count = u32::try_from(disks.len()).unwrap_or(1);
         let lanes = file.lanes.unwrap_or(cores).clamp(1, disk_count);
@@ -230,6 +276,10 @@ impl Config {
             max_delay,
             heartbeat,
             compression,
+            on_full: file.on_full,
+            full_wait,
+            resync_rate,
+            resync_latency,
             engine: file.engine,
             lanes,
             disks,

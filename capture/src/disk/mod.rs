@@ -64,6 +64,36 @@ pub enum DiskError {
     },
 }
 
+/// What tells a file that somebody has written from one that nobody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Which file it is.
+    pub inode: u64,
+    /// When its content was changed last, in nanoseconds since the Unix epoch.
+    pub mtime_ns: i64,
+    /// When it was changed in any way, likewise.
+    pub ctime_ns: i64,
+}
+
+impl FileStamp {
+    /// Of an open file; `None` for a block device, whose content the kernel does not watch.
+    ///
+    /// # Errors
+    /// Of fstat(2).
+    pub fn of(file: &File) -> io::Result<Option<Self>> {
+        let meta = file.metadata()?;
+        let nanoseconds = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        Ok(meta.is_file().then(|| Self {
+            size_bytes: meta.len(),
+            inode: meta.ino(),
+            mtime_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+        }))
+    }
+}
+
 /// An open source disk. The flock lives as long as it, its clones of the file, and the operations in flight on it.
 #[derive(Debug)]
 pub struct SourceDisk {
@@ -75,6 +105,7 @@ pub struct SourceDisk {
     block_bytes: u32,
     buffered_because: Option<String>,
     punches_holes: bool,
+    stamp: Option<FileStamp>,
 }
 
 impl SourceDisk {
@@ -95,6 +126,8 @@ impl SourceDisk {
             OpenOptions::new().read(true).write(true).open(path).map_err(io("open it for reading and writing"))?;
         lock(&file, path, lock_wait)?;
         let meta = file.metadata().map_err(io("look at it"))?;
+        // Before anything is tried on it.
+        let stamp = FileStamp::of(&file).map_err(io("look at it"))?;
         let identity = match kind {
             DiskKind::File => DiskIdentity { kind, device: meta.dev(), inode: meta.ino() },
             DiskKind::BlockDevice => DiskIdentity { kind, device: meta.rdev(), inode: 0 },
@@ -110,7 +143,7 @@ impl SourceDisk {
         };
         let punches_holes = identity.kind == DiskKind::File && space::punches_holes(&file, size_bytes);
         let (path, file) = (path.to_owned(), Arc::new(file));
-        Ok(Self { name, path, file, identity, size_bytes, block_bytes, buffered_because, punches_holes })
+        Ok(Self { name, path, file, identity, size_bytes, block_bytes, buffered_because, punches_holes, stamp })
     }
 
     /// The same disk as if its direct I/O wanted larger blocks.
@@ -142,6 +175,12 @@ impl SourceDisk {
     #[must_use]
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// What its file looked like when it was opened; `None` for a block device.
+    #[must_use]
+    pub fn stamp(&self) -> Option<FileStamp> {
+        self.stamp
     }
 
     /// Which file or device it is.

@@ -165,10 +165,20 @@ impl Tap {
         self.commit_map(cx);
     }
 
-    /// Somebody has asked that ranges of the disk be copied again: their regions are lost from here on.
-    pub fn copy_again(&mut self, engine: &mut dyn Engine, finished: &mut Vec<Finished>, ranges: &[ByteRange]) {
-        let whole = self.disk.range();
-        let ranges: Vec<ByteRange> = ranges.iter().map(|range| range.intersect(whole)).collect();
+    /// Somebody has asked that ranges of the disk be copied again: their regions are lost from here on; with `only_open`, those
+    /// of them that are open.
+    pub fn copy_again(
+        &mut self,
+        engine: &mut dyn Engine,
+        finished: &mut Vec<Finished>,
+        ranges: &[ByteRange],
+        only_open: bool,
+    ) {
+        let Some(repair) = &self.repair else { return };
+        let (map, whole) = (&repair.dirty.map, self.disk.range());
+        let regions = ranges.iter().flat_map(|range| map.touched(range.intersect(whole)));
+        let ranges: Vec<ByteRange> =
+            regions.filter(|region| !only_open || map.is_open(*region)).map(|region| map.range(region)).collect();
         self.lose_ranges(&ranges);
         self.commit_map(&mut Cx { engine, finished });
     }

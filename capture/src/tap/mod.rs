@@ -21,11 +21,13 @@
 //! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
 //! - [`dirty`]: the bits of the regions, and who waits for them; [`lost`]: regions on their way out of the log and back
 //! - [`copy`]: lost regions read back into the log
+//! - [`digest`]: the hashes of the whole disk, as records of the log
 //! - [`mark`]: marks, through any tap of the lane
 //! - [`state`]: what others may know
 
 mod change;
 mod copy;
+mod digest;
 mod dirty;
 mod flush;
 mod log;
@@ -56,6 +58,7 @@ use crate::engine::{Completion, Engine, HeapBuf, Io, IoBuf, Piece};
 use crate::range_lock::{RangeLock, Ticket};
 
 use change::Change;
+use digest::Digests;
 use flush::Flushes;
 use plan::Plan;
 use read::{Query, Reading};
@@ -109,6 +112,7 @@ pub struct Tap {
     /// Requests that found no room in the ring, in their order.
     waiting: VecDeque<Waiting>,
     flushes: Flushes,
+    digests: Option<Digests>,
     stopping: bool,
 }
 
@@ -117,6 +121,7 @@ pub struct Tap {
 enum Holder {
     Change(usize),
     Copy(usize),
+    Digest,
 }
 
 /// What an operation in flight is for; its key is the token.
@@ -129,6 +134,7 @@ enum Pending {
     Sync,
     Map,
     Copy { copy: usize },
+    Digest,
 }
 
 /// A request that needs a slot.
@@ -184,6 +190,7 @@ impl Tap {
             reads: Slab::new(),
             waiting: VecDeque::new(),
             flushes: Flushes::default(),
+            digests: None,
             stopping: false,
         };
         tap.tell_lost();
@@ -233,6 +240,7 @@ impl Tap {
             match self.holders[&granted] {
                 Holder::Change(change) => self.begin_change(cx, change),
                 Holder::Copy(copy) => self.begin_copy(cx, copy),
+                Holder::Digest => self.begin_digest(cx),
             }
         }
     }
@@ -315,16 +323,18 @@ impl Device for Tap {
             Pending::Sync => self.synced(cx, completion.result),
             Pending::Map => self.map_committed(cx, completion.result),
             Pending::Copy { copy } => self.copy_read(cx, copy, completion),
+            Pending::Digest => self.digest_read(cx, completion),
         }
         self.retry_waiting(cx);
         self.pump_copies(cx);
+        self.pump_digests(cx);
     }
 
     fn tick(&mut self, engine: &mut dyn Engine, finished: &mut Vec<Finished>) -> Option<Duration> {
         let cx = &mut Cx { engine, finished };
         self.watch_room();
         self.retry_waiting(cx);
-        let due = self.tend_repair(cx);
+        let due = [self.tend_repair(cx), self.pump_digests(cx)].into_iter().flatten().min();
         let short = self.short_of_room();
         self.state.short_of_room.store(short, Relaxed);
         let due = if short { Some(ROOM_RETRY) } else { due };
@@ -340,6 +350,6 @@ impl Device for Tap {
     }
 
     fn busy(&self) -> usize {
-        self.pending.len() + self.changes.len() + self.waiting.len() + self.copies()
+        self.pending.len() + self.changes.len() + self.waiting.len() + self.copies() + self.digests_busy()
     }
 }

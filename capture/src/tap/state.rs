@@ -14,6 +14,7 @@ pub struct DiskState {
     pub(super) lost_regions: AtomicU64,
     pub(super) lost_bytes: AtomicU64,
     pub(super) unreadable_regions: AtomicU64,
+    pub(super) digests_left: AtomicU64,
 }
 
 /// A reading of a [`DiskState`].
@@ -37,6 +38,8 @@ pub struct DiskStatus {
     pub lost_bytes: u64,
     /// Lost regions that could not be read at the last try.
     pub unreadable_regions: u64,
+    /// Bytes whose hash the run under way has still to log; 0 when there is none.
+    pub digests_left: u64,
 }
 
 impl DiskState {
@@ -53,6 +56,7 @@ impl DiskState {
             lost_regions: self.lost_regions.load(Relaxed),
             lost_bytes: self.lost_bytes.load(Relaxed),
             unreadable_regions: self.unreadable_regions.load(Relaxed),
+            digests_left: self.digests_left.load(Relaxed),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use farshore_capture::lane::LaneHandle;
-use farshore_capture::resync::ResyncProgress;
+use farshore_capture::resync::{Phase, ResyncProgress};
 use farshore_capture::tap::{DiskState, MarkError, Tap};
 use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Seq};
@@ -68,7 +68,11 @@ impl Answers {
         }
     }
 
-    fn mark(&self, name: &str) -> Result<Seq, String> {
+    /// Puts a mark.
+    ///
+    /// # Errors
+    /// Why it cannot be put now, in words.
+    pub fn mark(&self, name: &str) -> Result<Seq, String> {
         if self.0.progress.status().in_progress {
             return Err("a resync is in progress, so no position is consistent yet; try again when `farshore status` says protected".into());
         }
@@ -89,6 +93,8 @@ impl Answers {
     pub fn status(&self) -> AgentStatus {
         let Inner { config, ring, epoch, engine, states, progress, shipper_pid, first, .. } = &*self.0;
         let disks: Vec<_> = states.iter().map(|s| s.read()).collect();
+        let resync = progress.status();
+        let left_seconds = resync.left_bytes.checked_div(resync.bytes_per_second);
         let shipper = match ring.shipper_state() {
             ShipperState::Starting => "starting",
             ShipperState::Shipping => "shipping",
@@ -100,7 +106,9 @@ impl Answers {
             "disk failed"
         } else if shipper == "fenced" {
             "fenced"
-        } else if progress.status().in_progress {
+        } else if resync.phase == Phase::Overflow {
+            "overflow"
+        } else if resync.in_progress {
             if *first { "initial replication" } else { "resync" }
         } else if disks.iter().any(|d| d.short_of_room) {
             "throttled"
@@ -120,6 +128,10 @@ impl Answers {
             shipper_pid: (pid != 0).then_some(pid),
             shipper_seen_seconds: clock::wall().since(ring.shipper_seen()).as_secs_f64(),
             spool_bytes: ring.spool_bytes(),
+            resync_left_bytes: resync.left_bytes,
+            resync_bytes_per_second: resync.bytes_per_second,
+            resync_seconds_left: left_seconds.filter(|_| resync.in_progress),
+            overflows: resync.overflows,
             disks: config
                 .disks
                 .iter()
@@ -130,6 +142,9 @@ impl Answers {
                     size_bytes: entry.size_bytes,
                     uri: uri(&disk.listen, disk.name.as_str()),
                     lost_bytes: state.lost_bytes,
+                    open_regions: state.open_regions,
+                    unreadable_regions: state.unreadable_regions,
+                    unlogged_changes: state.unlogged_changes,
                 })
                 .collect(),
         }

@@ -48,9 +48,10 @@ impl ShipperChild {
             .context("cannot start the shipper")
     }
 
-    /// Runs children one after the other until `stop` is set, then lets the last one drain. `seen` is told each child's
-    /// process id, and 0 when there is none.
-    pub fn supervise(mut self, config: &Path, stop: &AtomicBool, seen: impl Fn(u32)) {
+    /// Runs children one after the other until `stop` is set, then lets the last one drain; unless `discard` is set too: what
+    /// the ring holds is not wanted any more, so the child is killed. `seen` is told each child's process id, and 0 when there is
+    /// none.
+    pub fn supervise(mut self, config: &Path, stop: &AtomicBool, discard: &AtomicBool, seen: impl Fn(u32)) {
         while !stop.load(Ordering::Acquire) {
             let started = clock::mono();
             match Self::start(config) {
@@ -86,8 +87,19 @@ impl ShipperChild {
                 clock::sleep(POLL);
             }
         }
-        self.drain(config);
+        if discard.load(Ordering::Acquire) {
+            self.kill();
+        } else {
+            self.drain(config);
+        }
         seen(0);
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Lets the last child drain. It is told by the end of its standard input, which it finds even if it has just begun. When

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::failure::{Next, fail};
 
 /// Changes with every change of the messages below.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (no descriptor or memory left).
@@ -71,7 +71,7 @@ pub struct AgentStatus {
     pub group: String,
     /// Its current epoch.
     pub epoch: u64,
-    /// `protected`, `initial replication`, `resync`, `fenced`, or `disk failed`.
+    /// `protected`, `initial replication`, `resync`, `overflow`, `throttled`, `fenced`, or `disk failed`.
     pub state: String,
     /// How disk and socket I/O is done.
     pub engine: String,
@@ -89,6 +89,14 @@ pub struct AgentStatus {
     pub shipper_seen_seconds: f64,
     /// Bytes in sealed segments that the vault has not confirmed.
     pub spool_bytes: u64,
+    /// Bytes of lost regions that are not in the log yet.
+    pub resync_left_bytes: u64,
+    /// Bytes of them read back a second.
+    pub resync_bytes_per_second: u64,
+    /// How long that will take, in seconds, at this rate.
+    pub resync_seconds_left: Option<u64>,
+    /// How often the log had no room since the agent started.
+    pub overflows: u64,
     /// Its disks.
     pub disks: Vec<DiskStatus>,
 }
@@ -104,8 +112,14 @@ pub struct DiskStatus {
     pub size_bytes: u64,
     /// Where its export is reached.
     pub uri: String,
-    /// Bytes of regions still to be copied.
+    /// Bytes of regions that the log does not have, or whose copy the vault has not confirmed.
     pub lost_bytes: u64,
+    /// Regions that are read again after a power cut.
+    pub open_regions: u64,
+    /// Lost regions that could not be read at the last try.
+    pub unreadable_regions: u64,
+    /// Changes done without the log since the agent started.
+    pub unlogged_changes: u64,
 }
 
 /// The socket of a group's agent.

@@ -4,30 +4,39 @@
 //! - [`takeover`]: what to do about what is found at the start (pure)
 //! - [`enable`]: the group's epoch, noted before anything else
 //! - [`start`]: disks, ring, epoch, dirty maps: ready to be served
+//! - [`maps`]: their dirty maps; [`stamp`]: whether somebody else has written the disks meanwhile
 //! - [`serve`]: the lanes
 //! - [`child`]: the shipper process
 //! - [`control`]: the socket that `mark` and `status` ask
-//! - [`answer`]: what it answers
+//! - [`answer`]: what it answers; [`asked`]: what the target asks for through the vault
 
 pub mod answer;
+pub mod asked;
 mod child;
 pub mod control;
 pub mod enable;
+pub mod maps;
 pub mod serve;
+pub mod stamp;
 pub mod start;
 pub mod takeover;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
+use farshore_capture::disk::FileStamp;
 use farshore_capture::tap::DiskState;
+use farshore_changelog::ring::Ring;
 use farshore_changelog::{crashsafe, ring};
 use farshore_shipper::SourceState;
 
 use crate::config::Config;
 use crate::stop;
 use answer::Answers;
+use asked::{Asked, NextEpoch};
 use child::ShipperChild;
 use control::Control;
 use start::Prepared;
@@ -37,10 +46,45 @@ use start::Prepared;
 /// # Errors
 /// When it cannot start, or a lane fails.
 pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> Result<()>) -> Result<()> {
+    let (mut ready, mut first_look) = (Some(ready), Duration::ZERO);
+    loop {
+        let told = |answers: &Answers| ready.take().map_or(Ok(()), |ready| ready(answers));
+        let Some(next) = serve_group(config, stop, first_look, told)? else { return Ok(()) };
+        // The exports pause as at a restart; the clients connect again. Whatever comes of it, the disks are served.
+        first_look = match begin_next_epoch(config, next) {
+            Ok(()) => Duration::ZERO,
+            Err(error) => {
+                tracing::error!("group {}: the next epoch cannot be begun: {error:#}", config.group);
+                asked::RETRY_AFTER
+            }
+        };
+    }
+}
+
+/// What was asked for is noted before it is begun and counts as done then: a process that starts anew finds the epoch.
+fn begin_next_epoch(config: &Config, next: NextEpoch) -> Result<()> {
+    if next.full {
+        enable::enable(config, true)?;
+    } else {
+        crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group))?;
+    }
+    tracing::info!(group = %config.group, request = next.request, full = next.full, "the next epoch begins, as asked for");
+    Ok(farshore_shipper::requests::set_done(&config.state_dir, next.request)?)
+}
+
+/// Serves the group until told to stop, or until its next epoch is asked for.
+fn serve_group(
+    config: &Config,
+    stop: &AtomicBool,
+    first_look: Duration,
+    ready: impl FnOnce(&Answers) -> Result<()>,
+) -> Result<Option<NextEpoch>> {
     let Prepared { lock: _lock, disks, maps, ring, epoch, skip_holes, story } = start::prepare(config)?;
     let control = Control::listen(&config.run_dir, &config.group)?;
     let how: Vec<String> =
         disks.iter().map(|d| d.buffered_because().map_or("direct I/O".into(), |w| format!("buffered: {w}"))).collect();
+    // The flock is held until everything is noted.
+    let files: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.file())).collect();
     let serving = serve::serve(config, &ring, disks, maps, skip_holes)?;
     let shipper_pid = Arc::new(AtomicU32::new(0));
     let answers = Answers::new(config, &ring, epoch, &serving, &shipper_pid);
@@ -56,10 +100,12 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
     }
     // What ends last stops last: the control socket answers until the shipper has drained.
     let (stop_shipper, stop_control) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let discard = Arc::new(AtomicBool::new(false));
     let supervisor = {
-        let (path, stop, pid) = (config.path.clone(), Arc::clone(&stop_shipper), Arc::clone(&shipper_pid));
+        let (path, pid) = (config.path.clone(), Arc::clone(&shipper_pid));
+        let (stop, discard) = (Arc::clone(&stop_shipper), Arc::clone(&discard));
         std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-            ShipperChild::new().supervise(&path, &stop, |id| pid.store(id, Ordering::Relaxed));
+            ShipperChild::new().supervise(&path, &stop, &discard, |id| pid.store(id, Ordering::Relaxed));
         })?
     };
     let control = {
@@ -67,43 +113,70 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
         control::spawn(control, Arc::clone(&stop_control), move |ask| answers.answer(ask))?
     };
     let started = ready(&answers);
-    let mut distrusted = false;
+    let mut asked = Asked::new(config, &ring, &serving, &answers, first_look);
+    let (mut distrusted, mut next) = (false, None);
     if started.is_ok() {
         stop::wait_while(stop, || {
             distrusted = distrusted || distrust(config, &serving.states);
-            serving.server.is_running()
+            next = asked.look().unwrap_or_else(|error| {
+                tracing::warn!("group {}: a request of the target waits: {error:#}", config.group);
+                None
+            });
+            next.is_none() && serving.server.is_running()
         });
     }
+    drop(asked);
     let served = serving.server.stop();
+    discard.store(next.is_some(), Ordering::Release);
     stop_shipper.store(true, Ordering::Release);
     let _ = supervisor.join();
     stop_control.store(true, Ordering::Release);
     let _ = control.join();
     started?;
     served?;
-    // Only what the vault has confirmed survives a reboot for certain: the ring does not, and the spool is the shipper's.
-    if distrusted || distrust(config, &serving.states) {
-        tracing::info!("group {}: stopped", config.group);
-    } else if ring.confirmed_seq().next() >= ring.next_seq() {
+    if next.is_none() {
+        let trusted = !(distrusted || distrust(config, &serving.states));
+        end_in_order(config, &ring, &files, trusted)?;
+    }
+    Ok(next)
+}
+
+/// Notes how the group was left. Only what the vault has confirmed survives a reboot for certain: the ring does not, and the
+/// spool is the shipper's.
+fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: bool) -> Result<()> {
+    let group = &config.group;
+    if !trusted {
+        tracing::info!("group {group}: stopped");
+        return Ok(());
+    }
+    let all_confirmed = ring.confirmed_seq().next() >= ring.next_seq();
+    if all_confirmed {
+        maps::close(config, &ring.spec().disks, files)?;
+    }
+    let stamps = ring.spec().disks.iter().zip(files).filter_map(|(disk, file)| {
+        let stamp = FileStamp::of(file).transpose()?;
+        Some(stamp.map(|stamp| (disk.name.clone(), stamp)))
+    });
+    stamp::note(&config.state_dir, &stamps.collect::<std::io::Result<Vec<_>>>()?)?;
+    if all_confirmed {
         SourceState::new(&config.state_dir).update_epoch(|e| e.clean = true)?;
-        tracing::info!("group {}: stopped, everything is in the vault", config.group);
+        tracing::info!("group {group}: stopped, everything is in the vault");
     } else {
         tracing::info!(
-            "group {}: stopped; the ring holds what the vault has not confirmed, the next start goes on there",
-            config.group
+            "group {group}: stopped; the ring holds what the vault has not confirmed, the next start goes on there"
         );
     }
     Ok(())
 }
 
-/// After a failed fdatasync the disk may lack what the log has, and after a failed write of a dirty map a lost region may be
-/// forgotten. The ring's file is removed then, so that the next agent, however this one ends, copies every disk again. Gives
-/// whether that is so.
+/// After a failed fdatasync the disk may lack what the log has; every region that it may lack is open, and stays so. After a failed
+/// write of a dirty map the map is gone. The ring's file is removed then, so that the next agent, however this one ends, reads
+/// these regions, or the whole disk, again. Gives whether that is so.
 fn distrust(config: &Config, states: &[Arc<DiskState>]) -> bool {
     let failed = states.iter().map(|disk| disk.read()).any(|disk| disk.sync_failed || disk.map_failed);
     if failed {
         tracing::error!(
-            "group {}: a disk or its dirty map has failed; the next start copies every disk again",
+            "group {}: a disk or its dirty map has failed; the next start reads again what may differ",
             config.group
         );
         if let Err(e) = crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)) {

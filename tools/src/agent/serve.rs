@@ -8,8 +8,9 @@ use anyhow::Result;
 use farshore_capture::device::DeviceTokens;
 use farshore_capture::disk::SourceDisk;
 use farshore_capture::engine::{self, EngineKind};
+use farshore_capture::pace::Pace;
 use farshore_capture::regions::RegionMap;
-use farshore_capture::resync::ResyncProgress;
+use farshore_capture::resync::{ResyncProgress, Rules};
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
 use farshore_capture::tap::{DiskState, LaneLog, Repair, Tap, TapSetup};
 use farshore_changelog::ids::{DiskIndex, Seq};
@@ -97,7 +98,14 @@ pub fn lanes(
     skip_holes: bool,
 ) -> Result<Lanes> {
     let ended = ring.resync_end();
-    let progress = Arc::new(ResyncProgress::resumed(ended));
+    let rules = Rules {
+        full_wait: config.full_wait,
+        // Half of the spool: an overflow that ends at its brim begins again at once.
+        spool_resume_bytes: config.spool_bytes / 2,
+        pace: Pace::new(config.resync_rate, config.resync_latency),
+    };
+    let progress = Arc::new(ResyncProgress::resumed(ended, rules));
+    let last_seq = Seq(ring.next_seq().0 - 1);
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
     let lost_bytes: u64 = maps.iter().map(RegionMap::lost_bytes).sum();
     let to_copy = lost_regions > 0 && ended.is_none();
@@ -137,7 +145,7 @@ pub fn lanes(
                     index: d.index,
                     tokens: DeviceTokens { owner: u32::try_from(owner).unwrap_or(u32::MAX) },
                     log: Some(Rc::clone(&log)),
-                    repair: Some(Repair::new(d.map, Arc::clone(&progress), skip_holes)),
+                    repair: Some(Repair::new(d.map, Arc::clone(&progress), last_seq, skip_holes)),
                     state: d.state,
                 })
             };

@@ -1,29 +1,27 @@
 //! From what the last agent left to a log that can go on: disks, ring, epoch, dirty maps.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use farshore_capture::disk::SourceDisk;
-use farshore_capture::regions::{MapError, RegionMap};
+use farshore_capture::regions::RegionMap;
 use farshore_capture::settle::settle;
-use farshore_changelog::ids::Epoch;
+use farshore_changelog::ids::{DiskName, Epoch};
 use farshore_changelog::ring::{self, Ring, RingError, RingSpec, Settled};
 use farshore_changelog::{clock, crashsafe};
 use farshore_shipper::{SourceEpoch, SourceState};
 use farshore_vault::{Nonce, Reason, Vault, VaultError};
 
-use super::enable;
 use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
+use super::{enable, maps, stamp};
 use crate::config::Config;
 use crate::failure::{Next, fail};
+use crate::units::show_bytes;
 use crate::verbs::block_on;
 
 /// Slots a lane: enough for 128 MiB of 8 KiB writes.
 const SLOTS_PER_LANE: u32 = 16_384;
-/// Bytes of a region of the dirty map.
-const REGION_BYTES: u64 = 1 << 20;
 /// How long the vault may take to say its version at an orderly start.
 const VAULT_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long a predecessor's shipper may take to end before the agent gives up.
@@ -63,15 +61,16 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     let state = SourceState::new(&config.state_dir);
     enable::note(config, &disks, false)?;
     let mut noted = noted_epoch(&state)?;
-    same_disks(config, &noted, &disks)?;
+    let grown = same_disks(config, &noted, &disks)?;
     if noted.clean {
         refuse_other_vault(config)?;
     }
+    let changed = stamp::changed(&config.state_dir, &disks)?;
 
     let path = ring::path_in(&config.ring_dir, &config.group);
     let wanted = spec(config, &noted, &disks)?;
     let (mut found, mut open) = find_ring(&path, &wanted);
-    let mut maps = open_maps(config, &wanted, open.as_ref())?;
+    let mut maps = maps::open(config, &wanted.disks, open.as_ref())?;
     if let Some(ring) = &open
         && let Err(e) = recover(ring, &disks, &mut maps)
     {
@@ -85,9 +84,8 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         noted = noted_epoch(&state)?;
         start = decide(facts(&noted), found);
     }
-    if start.lost == Lost::All {
-        maps = all_lost(config, &wanted)?;
-    }
+    // Durable before there is an epoch, or a ring, that a process after a crash would take for one in which nothing is missing.
+    let lost_bytes = maps::lose(config, &wanted.disks, &mut maps, start.lost, &changed, open.as_ref())?;
     let (epoch, ring) = match (start.epoch, open) {
         (EpochChoice::Continue, Some(ring)) => (noted.epoch, ring),
         (EpochChoice::Continue, None) => unreachable!("a ring that fits is open"),
@@ -97,7 +95,7 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
             (noted.epoch, make_ring(&path, &wanted)?)
         }
         (EpochChoice::Next, _) => {
-            let next = after(&noted);
+            let next = SourceEpoch { disks: enable::table(&disks), ..after(&noted) };
             state.set_epoch(&next)?;
             (next.epoch, make_ring(&path, &RingSpec { epoch: next.epoch, ..wanted })?)
         }
@@ -105,7 +103,8 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     if start.epoch == EpochChoice::Continue {
         state.update_epoch(|e| e.clean = false)?;
     }
-    let story = tell(start, found);
+    stamp::forget(&config.state_dir)?;
+    let story = tell(start, found, grown, lost_bytes);
     Ok(Prepared { lock, disks, maps, ring, epoch, skip_holes: start.skip_holes, story })
 }
 
@@ -154,39 +153,54 @@ fn refuse_other_vault(config: &Config) -> Result<()> {
     }
 }
 
-fn tell(start: Start, found: FoundRing) -> String {
-    match (start.epoch, start.lost, found) {
-        (EpochChoice::Continue, _, _) => "the log goes on where it was".to_owned(),
+fn tell(start: Start, found: FoundRing, grown: bool, lost_bytes: u64) -> String {
+    let bytes = show_bytes(lost_bytes);
+    let copied =
+        if lost_bytes > 0 { format!("{bytes} are copied again") } else { "nothing is copied again".to_owned() };
+    let story = match (start.epoch, start.lost, found) {
+        (EpochChoice::Continue, ..) => format!("the log goes on where it was, {copied}"),
         (EpochChoice::Begin, Lost::All, _) if start.skip_holes => "initial replication".to_owned(),
-        (_, Lost::AsNoted, _) => "a new ring after a clean stop, nothing to copy".to_owned(),
-        (_, Lost::All, FoundRing::Absent) => "the ring is gone without a clean stop: full resync".to_owned(),
-        (_, Lost::All, _) => "the ring cannot be used: full resync".to_owned(),
-    }
+        (_, Lost::All, _) => "every disk is copied again".to_owned(),
+        (_, Lost::AsNoted, _) => format!("a new ring after a clean stop, {copied}"),
+        (_, Lost::Open, FoundRing::Absent) => format!("the ring is gone without a clean stop: {copied}"),
+        (_, Lost::Open, FoundRing::Fits | FoundRing::Useless) => format!("the ring cannot be used: {copied}"),
+    };
+    if grown { format!("{story}; disks have grown or were added") } else { story }
 }
 
-/// A disk of another size or name would make the log mean something else.
-fn same_disks(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Result<()> {
+/// Whether the disks are those of the epoch: the same ones in the same order. Gives whether any has grown, or new ones come after
+/// them, which the next epoch says to the target.
+///
+/// # Errors
+/// When the log would mean something else: a disk has shrunk, moved, or is gone. Also when a grown disk meets an epoch that the
+/// vault has not confirmed: what it says cannot be changed any more, and the next one has no parent yet.
+fn same_disks(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Result<bool> {
     let now = enable::table(disks);
     if now == noted.disks {
-        return Ok(());
+        return Ok(false);
     }
-    let changed = noted.disks.iter().zip(&now).find(|(a, b)| a != b);
-    let why = match changed {
-        Some((was, is)) if was.name == is.name => {
-            let source = config
-                .disks
-                .iter()
-                .find(|d| d.name == is.name)
-                .map_or_else(String::new, |d| d.source.display().to_string());
-            format!(
-                "disk {} ({source}) has {} bytes now and had {} when epoch {} began",
-                is.name, is.size_bytes, was.size_bytes, noted.epoch
-            )
-        }
+    let source = |name: &DiskName| {
+        let disk = config.disks.iter().find(|disk| disk.name == *name);
+        disk.map_or_else(String::new, |disk| disk.source.display().to_string())
+    };
+    let differs = noted.disks.iter().zip(&now).find(|(was, is)| was.name != is.name || is.size_bytes < was.size_bytes);
+    let why = match differs {
+        Some((was, is)) if was.name == is.name => format!(
+            "disk {} ({}) has {} bytes now and had {} when epoch {} began",
+            is.name,
+            source(&is.name),
+            is.size_bytes,
+            was.size_bytes,
+            noted.epoch
+        ),
         Some((was, is)) => format!("disk {} stands where disk {} was", is.name, was.name),
-        None => {
+        None if now.len() < noted.disks.len() => {
             format!("it has {} disks now and had {} when epoch {} began", now.len(), noted.disks.len(), noted.epoch)
         }
+        None if !noted.opened => {
+            format!("a disk has grown or was added, and the vault has not confirmed epoch {} yet", noted.epoch)
+        }
+        None => return Ok(true),
     };
     Err(fail(format!("the disks of group {} are not those it had", config.group))
         .because(anyhow::anyhow!(why))
@@ -247,35 +261,6 @@ fn after(noted: &SourceEpoch) -> SourceEpoch {
         clean: false,
         ..noted.clone()
     }
-}
-
-fn map_path(config: &Config, disk: &ring::DiskEntry) -> PathBuf {
-    config.state_dir.join(format!("{}.map", disk.name))
-}
-
-/// The dirty maps as they are; a map that is missing, damaged, or another disk's says that everything is lost.
-fn open_maps(config: &Config, spec: &RingSpec, ring: Option<&Ring>) -> Result<Vec<RegionMap>> {
-    let open = |disk: &ring::DiskEntry| {
-        let path = map_path(config, disk);
-        match RegionMap::open(&path, disk) {
-            Ok(map) => Ok(map),
-            Err(e @ MapError::Io { .. }) => Err(e.into()),
-            Err(e) => {
-                if !matches!(e, MapError::Missing { .. }) {
-                    tracing::warn!("disk {} is copied again: {e}", disk.name);
-                }
-                if let Some(ring) = ring {
-                    ring.set_resync_end(None);
-                }
-                Ok(RegionMap::create(&path, disk, REGION_BYTES, true)?)
-            }
-        }
-    };
-    spec.disks.iter().map(open).collect()
-}
-
-fn all_lost(config: &Config, spec: &RingSpec) -> Result<Vec<RegionMap>> {
-    spec.disks.iter().map(|d| Ok(RegionMap::create(&map_path(config, d), d, REGION_BYTES, true)?)).collect()
 }
 
 /// The epoch begins again from nothing: what an earlier ring of it has sealed never reached the vault.

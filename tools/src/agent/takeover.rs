@@ -38,8 +38,10 @@ pub enum EpochChoice {
 /// Which regions are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// Those that the dirty maps say.
+    /// Those that the dirty maps say are lost.
     AsNoted,
+    /// Those, and those that they say are open.
+    Open,
     /// All of them.
     All,
 }
@@ -63,10 +65,19 @@ pub fn decide(noted: Noted, ring: FoundRing) -> Start {
         (FoundRing::Absent | FoundRing::Useless, false) => EpochChoice::Begin,
         (FoundRing::Absent | FoundRing::Useless, true) => EpochChoice::Next,
     };
+    // What such an epoch promises is that all is copied in it. Whoever noted it may have died before the maps said so.
+    let copies_all = match noted.reason {
+        Reason::FirstStart | Reason::AskedFor | Reason::Reprotect => epoch == EpochChoice::Begin,
+        Reason::RingLost | Reason::Failover => false,
+    };
     let lost = match (ring, noted.clean) {
-        // Nothing of the log is missing: it is in the ring, or was all in the vault when the agent ended.
-        (FoundRing::Fits, _) | (FoundRing::Absent, true) => Lost::AsNoted,
-        (FoundRing::Absent, false) | (FoundRing::Useless, _) => Lost::All,
+        // Nothing of the log is missing: it is in the ring.
+        (FoundRing::Fits, _) => Lost::AsNoted,
+        _ if copies_all => Lost::All,
+        // Or it was all in the vault when the agent ended.
+        (FoundRing::Absent, true) => Lost::AsNoted,
+        // What the ring had and the vault has not lies in regions that are open.
+        (FoundRing::Absent, false) | (FoundRing::Useless, _) => Lost::Open,
     };
     // The images are empty only while nothing of the first epoch has been shipped.
     let skip_holes = noted.reason == Reason::FirstStart && epoch == EpochChoice::Begin;
@@ -81,26 +92,27 @@ mod tests {
     fn every_case_has_its_answer() {
         use EpochChoice::{Begin, Continue, Next};
         use FoundRing::{Absent, Fits, Useless};
-        use Lost::{All, AsNoted};
+        use Lost::{All, AsNoted, Open};
         let table = [
-            // opened, clean, ring     -> epoch, lost
-            (false, false, Fits, Continue, AsNoted),
-            (false, false, Absent, Begin, All),
-            (false, false, Useless, Begin, All),
-            (false, true, Fits, Continue, AsNoted),
-            (false, true, Absent, Begin, AsNoted),
-            (false, true, Useless, Begin, All),
-            (true, false, Fits, Continue, AsNoted),
-            (true, false, Absent, Next, All),
-            (true, false, Useless, Next, All),
-            (true, true, Fits, Continue, AsNoted),
-            (true, true, Absent, Next, AsNoted),
-            (true, true, Useless, Next, All),
+            // opened, clean, ring     -> epoch, lost, lost where the epoch promises to copy all
+            (false, false, Fits, Continue, AsNoted, AsNoted),
+            (false, false, Absent, Begin, Open, All),
+            (false, false, Useless, Begin, Open, All),
+            (false, true, Fits, Continue, AsNoted, AsNoted),
+            (false, true, Absent, Begin, AsNoted, All),
+            (false, true, Useless, Begin, Open, All),
+            (true, false, Fits, Continue, AsNoted, AsNoted),
+            (true, false, Absent, Next, Open, Open),
+            (true, false, Useless, Next, Open, Open),
+            (true, true, Fits, Continue, AsNoted, AsNoted),
+            (true, true, Absent, Next, AsNoted, AsNoted),
+            (true, true, Useless, Next, Open, Open),
         ];
-        for (opened, clean, ring, epoch, lost) in table {
-            for reason in [Reason::FirstStart, Reason::RingLost] {
+        for (opened, clean, ring, epoch, lost, promised) in table {
+            for reason in [Reason::FirstStart, Reason::AskedFor, Reason::RingLost] {
                 let start = decide(Noted { opened, clean, reason }, ring);
                 let skip_holes = reason == Reason::FirstStart && epoch == Begin;
+                let lost = if reason == Reason::RingLost { lost } else { promised };
                 assert_eq!(start, Start { epoch, lost, skip_holes }, "{opened} {clean} {ring:?} {reason:?}");
             }
         }

@@ -224,6 +224,17 @@ fn text(rows: &[GroupRow]) -> String {
             t.and_then(|t| t.lag_bytes).map_or_else(dash, show_bytes),
             t.map_or_else(dash, |t| t.points.to_string()),
         ]);
+        if let Some(s) = row.source.as_ref().filter(|s| s.resync_left_bytes > 0) {
+            let left = s.resync_seconds_left.map_or_else(String::new, |left| {
+                format!(", {} left", show_duration(std::time::Duration::from_secs(left)))
+            });
+            below.push_str(&format!(
+                "\n{}: {} to copy at {}/s{left}",
+                row.group,
+                show_bytes(s.resync_left_bytes),
+                show_bytes(s.resync_bytes_per_second)
+            ));
+        }
         for disk in row.source.iter().flat_map(|s| &s.disks).filter(|d| d.lost_bytes > 0) {
             below.push_str(&format!(
                 "\n{}: disk {}: {} to copy or to be confirmed",

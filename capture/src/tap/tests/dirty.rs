@@ -230,3 +230,48 @@ fn a_map_that_could_be_removed_holds_nothing_up() {
     assert!(world.states[0].read().map_failed && !path.exists());
     world.assert_log_is_disk();
 }
+
+#[test]
+fn digests_say_what_the_disk_holds_at_their_seq() {
+    with_both(|kind| {
+        let sizes = vec![3 * MIB + 512 * 7];
+        let mut world = Setup { sizes, lane_bytes: 4 * MIB, ..Setup::new(kind) }.open();
+        let mut rng = Rng(5);
+        world.put(0, 0, &pattern(1, 700_000));
+        world.consume();
+        world.taps[0].begin_digests();
+        assert_eq!(world.states[0].read().digests_left, 3 * MIB + 512 * 7);
+        let mut flying = Vec::new();
+        while world.states[0].read().digests_left > 0 || !flying.is_empty() {
+            if flying.len() < 8 && world.states[0].read().digests_left > 0 {
+                let offset = rng.below(3 * MIB - 5000);
+                flying.extend(world.write(0, offset, &pattern(offset, 4096), false));
+            }
+            world.turn();
+            flying.retain(|id| world.answers.remove(id).map(|r| assert!(r.is_ok())).is_none());
+            world.consume_checked();
+        }
+        world.consume_checked();
+        let hashed: Vec<_> = world.records.iter().filter(|r| r.op == Op::Digest).map(|r| (r.offset, r.len)).collect();
+        assert_eq!(hashed, [(0, MIB), (MIB, MIB), (2 * MIB, MIB), (3 * MIB, 512 * 7)]);
+        world.assert_log_is_disk();
+    });
+}
+
+impl World {
+    /// As [`World::consume`]; each digest is held against the image that the log has made up to it.
+    fn consume_checked(&mut self) {
+        while let Some(next) = self.consumer.take().unwrap() {
+            let record = *next.record();
+            let image = &mut self.images[usize::from(record.disk.0)];
+            let bytes = &mut image[record.offset as usize..(record.offset + record.len) as usize];
+            match record.op {
+                Op::Digest => assert_eq!(next.payload(), farshore_changelog::ids::Hash::of(bytes).0),
+                Op::Write => bytes.copy_from_slice(next.payload()),
+                op => panic!("{op:?} was not asked for"),
+            }
+            self.records.push(record);
+            self.consumer.release(self.consumer.position(), vec![next]);
+        }
+    }
+}
