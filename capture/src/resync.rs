@@ -2,11 +2,11 @@
 //! after an overflow and of an unreadable range are one thing: lost regions of the group's disks read back into the log.
 //!
 //! ```text
-//!            no room for `full_wait`                 the ring has drained
+//!            no room for too long                    the ring has drained
 //!  logging ───────────────────────────▶ overflow ─────────────────────────▶ resync ──▶ logging
 //!     └────────────────────── a region becomes lost ───────────────────────▶  │ ▲         ▲
 //!                                         ▲                                   │ └ the last ┘ region is in the log
-//!                                         └────── no room for `full_wait` ────┘
+//!                                         └────── no room for too long ───────┘
 //! ```
 //!
 //! Each change is a word of the log, so that no position is consistent between `overflow` or `resync begin` and `resync end`. What
@@ -23,14 +23,18 @@ use std::time::{Duration, Instant};
 use farshore_changelog::clock;
 use farshore_changelog::ids::Seq;
 use farshore_changelog::op::Op;
+use farshore_changelog::ring::{Ring, ShipperState};
 
 use crate::pace::Pace;
 use crate::tap::LaneLog;
 
 /// Resync reads of one disk in flight.
 pub const RESYNC_READS_MAX: usize = 2;
-/// How long a write waits for room in the ring before the group goes into overflow, unless the config says otherwise.
-pub const FULL_WAIT: Duration = Duration::from_millis(100);
+/// How long a write waits for room in the ring before the group goes into overflow, unless the config says otherwise: longer than
+/// a shipper that has died takes to come back.
+pub const FULL_WAIT: Duration = Duration::from_secs(2);
+/// How long it waits where the shipper says itself that there will be no room for long.
+pub const STUCK_WAIT: Duration = Duration::from_millis(100);
 /// The same where writers are to be held back (`on_full = "throttle"`).
 pub const THROTTLE_WAIT: Duration = Duration::from_secs(30);
 
@@ -39,6 +43,10 @@ pub const THROTTLE_WAIT: Duration = Duration::from_secs(30);
 pub struct Rules {
     /// How long a write waits for room in the ring before the group goes into overflow.
     pub full_wait: Duration,
+    /// The same while the shipper has stopped or its spool is full.
+    pub stuck_wait: Duration,
+    /// The spool takes nothing more once it holds so many bytes.
+    pub spool_full_bytes: u64,
     /// The spool must hold no more than this many bytes before an overflow ends.
     pub spool_resume_bytes: u64,
     /// How fast lost regions are copied.
@@ -47,7 +55,26 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { full_wait: FULL_WAIT, spool_resume_bytes: u64::MAX, pace: Pace::unlimited() }
+        Self {
+            full_wait: FULL_WAIT,
+            stuck_wait: STUCK_WAIT,
+            spool_full_bytes: u64::MAX,
+            spool_resume_bytes: u64::MAX,
+            pace: Pace::unlimited(),
+        }
+    }
+}
+
+impl Rules {
+    /// How long a write waits for room in `ring` now.
+    pub(crate) fn wait(&self, ring: &Ring) -> Duration {
+        let stuck = match ring.shipper_state() {
+            ShipperState::Stopped => true,
+            ShipperState::Starting | ShipperState::Shipping | ShipperState::VaultUnreachable | ShipperState::Fenced => {
+                ring.spool_bytes() >= self.spool_full_bytes
+            }
+        };
+        if stuck { self.stuck_wait } else { self.full_wait }
     }
 }
 
@@ -150,7 +177,6 @@ impl ResyncProgress {
             inner.since = None;
             self.overflow.store(true, Ordering::Release);
             tracing::warn!(
-                full_wait = ?self.rules.full_wait,
                 "the log is full: the disks go on without it, and what is written now is copied once there is room"
             );
         }

@@ -274,7 +274,7 @@ impl Tap {
         let mut log = log.borrow_mut();
         if repair.progress.in_overflow() {
             log.forget_refused();
-        } else if log.refused_for() >= repair.progress.rules().full_wait {
+        } else if log.refused_for() >= repair.progress.rules().wait(log.ring()) {
             repair.progress.enter_overflow(&mut log);
         }
     }

@@ -13,8 +13,10 @@ use farshore_changelog::clock;
 
 use crate::stop::POLL;
 
-/// First pause before a dead shipper is started again; doubles with each death in a row.
+/// First pause before a dead shipper is started again: short, because the ring fills up meanwhile.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// So many deaths in a row are met with the first pause; it doubles with each that follows.
+const QUICK_RESTARTS: u32 = 10;
 /// Longest pause.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A shipper that lived this long has not "died in a row".
@@ -26,14 +28,15 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Keeps a shipper running until told to stop.
 pub struct ShipperChild {
     child: Option<Child>,
-    pause: Duration,
+    /// Deaths in a row.
+    deaths: u32,
 }
 
 impl ShipperChild {
     /// No child yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { child: None, pause: RESTART_PAUSE }
+        Self { child: None, deaths: 0 }
     }
 
     fn start(config: &Path) -> Result<Child> {
@@ -80,9 +83,9 @@ impl ShipperChild {
             }
             seen(0);
             self.child = None;
-            self.pause =
-                if started.elapsed() > SETTLED { RESTART_PAUSE } else { (self.pause * 2).min(RESTART_PAUSE_MAX) };
-            let until = clock::mono() + self.pause;
+            self.deaths = if started.elapsed() > SETTLED { 1 } else { self.deaths + 1 };
+            let doublings = self.deaths.saturating_sub(QUICK_RESTARTS).min(16);
+            let until = clock::mono() + (RESTART_PAUSE * (1 << doublings)).min(RESTART_PAUSE_MAX);
             while clock::mono() < until && !stop.load(Ordering::Acquire) {
                 clock::sleep(POLL);
             }

@@ -10,13 +10,13 @@ use farshore_capture::disk::SourceDisk;
 use farshore_capture::engine::{self, EngineKind};
 use farshore_capture::pace::Pace;
 use farshore_capture::regions::RegionMap;
-use farshore_capture::resync::{ResyncProgress, Rules};
+use farshore_capture::resync::{ResyncProgress, Rules, STUCK_WAIT};
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
 use farshore_capture::tap::{DiskState, LaneLog, Repair, Tap, TapSetup};
 use farshore_changelog::ids::{DiskIndex, Seq};
 use farshore_changelog::ring::Ring;
 
-use crate::config::{Config, EngineChoice};
+use crate::config::{Config, EngineChoice, OnFull};
 use crate::failure::Next;
 
 /// A group that is served.
@@ -100,6 +100,11 @@ pub fn lanes(
     let ended = ring.resync_end();
     let rules = Rules {
         full_wait: config.full_wait,
+        stuck_wait: match config.on_full {
+            OnFull::Overflow => config.full_wait.min(STUCK_WAIT),
+            OnFull::Throttle => config.full_wait,
+        },
+        spool_full_bytes: config.spool_bytes,
         // Half of the spool: an overflow that ends at its brim begins again at once.
         spool_resume_bytes: config.spool_bytes / 2,
         pace: Pace::new(config.resync_rate, config.resync_latency),

@@ -134,9 +134,10 @@ fn an_overflow_in_which_nothing_was_written_ends_without_a_copy() {
 }
 
 #[test]
-fn the_spool_must_have_drained_too() {
+fn a_full_spool_is_not_waited_for_and_must_have_drained_before_it_ends() {
     let (time, _simulated) = Skipping::new();
-    let rules = Rules { full_wait: Duration::from_millis(50), spool_resume_bytes: 1000, ..Rules::default() };
+    let (full_wait, stuck_wait) = (Duration::from_secs(3600), Duration::from_millis(50));
+    let rules = Rules { full_wait, stuck_wait, spool_full_bytes: 1001, spool_resume_bytes: 1000, ..Rules::default() };
     let setup = Setup { sizes: vec![16 * MIB], lane_bytes: 4 * MIB, rules, ..Setup::new(EngineKind::Auto) };
     let mut world = setup.open();
     world.ring.set_spool_bytes(1001);
