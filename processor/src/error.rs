@@ -51,8 +51,16 @@ pub enum TargetError {
         /// Why, and what to do.
         what: String,
     },
+    /// A file that is in use is not at its name any more.
+    #[error(
+        "{path} is gone: put it back as it was, and the group goes on by itself. Is it lost, so are the points that need it: move the group's folder away, and replay begins anew"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process works on the folder.
-    #[error("{path} is locked: another process replays this group; stop it, or let it go on")]
+    #[error("{path} is locked: another process replays this group (a failover does); once it ends this one goes on")]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -84,6 +92,7 @@ impl TargetError {
             | Self::Damaged { path, .. }
             | Self::Version { path, .. }
             | Self::Refused { path, .. }
+            | Self::Gone { path }
             | Self::Locked { path } => path,
         }
     }
@@ -95,18 +104,22 @@ impl TargetError {
             Self::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Damaged { .. } | Self::Version { .. } | Self::Refused { .. } | Self::Locked { .. } => false,
+            Self::Damaged { .. }
+            | Self::Version { .. }
+            | Self::Refused { .. }
+            | Self::Gone { .. }
+            | Self::Locked { .. } => false,
         }
     }
 }
 
 /// Why a group stopped (or, when [`GroupError::is_transient`], why it waits). Nothing past the place it names is applied,
-/// and the points cut before stay good.
+/// and the points cut before stay good. It is tried again, so each says what is to be mended, and none to start anything anew.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
     /// An object of the vault is not what belongs there.
     #[error(
-        "{at} is damaged or out of place: {what}; nothing of it was applied. Put the right object there, or ask the source for a resync"
+        "{at} is damaged or out of place: {what}; nothing of it was applied. Put the right object there, or ask the source for everything again: farshore resync GROUP --full"
     )]
     Damaged {
         /// The object's key.
@@ -116,7 +129,7 @@ pub enum GroupError {
     },
     /// A segment is missing while later ones are there.
     #[error(
-        "segment {number} of epoch {epoch} is missing at {at}, while segment {later} is there; put it back, or ask the source for a resync"
+        "segment {number} of epoch {epoch} is missing at {at}, while segment {later} is there. Put it back, or ask the source for everything again: farshore resync GROUP --full"
     )]
     Gap {
         /// The key that should be there.
@@ -128,6 +141,18 @@ pub enum GroupError {
         /// A later one that is there.
         later: SegmentNo,
     },
+    /// The epoch's seal is missing while its successor has segments.
+    #[error(
+        "epoch {epoch} has no seal at {at} or above, while its successor {next} has segments. Put it back, or ask the source for everything again: farshore resync GROUP --full"
+    )]
+    Unsealed {
+        /// The key where replay waits.
+        at: String,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The successor.
+        next: Epoch,
+    },
     /// What the vault says must not be done to this target; the text says why and what to do.
     #[error("{at} is refused: {what}")]
     Refused {
@@ -138,7 +163,7 @@ pub enum GroupError {
     },
     /// The target has no room left.
     #[error(
-        "no room left for {at}: make room, or shorten the retention, and start the processor again; it goes on where it stopped"
+        "no room left for {at}: make room, and the group goes on by itself where it stopped; or start the processor with a shorter retention"
     )]
     Full {
         /// The file that could not grow.
@@ -160,9 +185,11 @@ impl GroupError {
     #[must_use]
     pub fn at(&self) -> String {
         match self {
-            Self::Damaged { at, .. } | Self::Gap { at, .. } | Self::Refused { at, .. } | Self::Full { at, .. } => {
-                at.clone()
-            }
+            Self::Damaged { at, .. }
+            | Self::Gap { at, .. }
+            | Self::Unsealed { at, .. }
+            | Self::Refused { at, .. }
+            | Self::Full { at, .. } => at.clone(),
             Self::Target(e) => e.path().display().to_string(),
             Self::Vault(e) => match e {
                 VaultError::Damaged { key, .. } | VaultError::Version { key, .. } => key.clone(),
@@ -179,10 +206,29 @@ impl GroupError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Vault(e) => e.is_transient(),
-            Self::Damaged { .. } | Self::Gap { .. } | Self::Refused { .. } | Self::Full { .. } | Self::Target(_) => {
-                false
-            }
+            Self::Damaged { .. }
+            | Self::Gap { .. }
+            | Self::Unsealed { .. }
+            | Self::Refused { .. }
+            | Self::Full { .. }
+            | Self::Target(_) => false,
         }
+    }
+
+    /// Whether the log itself cannot be followed: then a later epoch that copies everything again is a way out.
+    #[must_use]
+    pub fn is_in_the_log(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Gap { .. } | Self::Unsealed { .. } | Self::Refused { .. } => true,
+            Self::Vault(e) => matches!(e, VaultError::Damaged { .. }),
+            Self::Full { .. } | Self::Target(_) => false,
+        }
+    }
+
+    /// Whether another process replays the group.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Target(TargetError::Locked { .. }))
     }
 
     /// The whole story in one line: this error and its sources.

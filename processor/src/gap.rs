@@ -10,6 +10,15 @@ pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
 /// A missing segment is looked for among the later ones this many times within the patience.
 const LOOKS: u32 = 4;
 
+/// What lies after a missing segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// Segments or seals of its epoch, this one first.
+    Segment(SegmentNo),
+    /// Nothing of its epoch, not even a seal; but segments of this one, its successor.
+    Successor(Epoch),
+}
+
 /// What a look said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -17,11 +26,8 @@ pub enum Seen {
     Nothing,
     /// Something lies after it, not for long.
     Later,
-    /// Something has lain after it for longer than the patience.
-    Gap {
-        /// The first that is there.
-        later: SegmentNo,
-    },
+    /// This has lain after it for longer than the patience.
+    Gap(Later),
 }
 
 /// Watches the one segment that a group waits for.
@@ -50,8 +56,13 @@ impl GapWatch {
         self.looked.is_none_or(|last| now - last >= self.patience / LOOKS)
     }
 
-    /// Takes in a look: the first segment `later` than the missing `number`.
-    pub fn saw(&mut self, epoch: Epoch, number: SegmentNo, later: Option<SegmentNo>, now: Instant) -> Seen {
+    /// The next question is answered with a look: the group is tried again.
+    pub fn look_at_once(&mut self) {
+        self.looked = None;
+    }
+
+    /// Takes in a look: what is `later` than the missing `number`.
+    pub fn saw(&mut self, epoch: Epoch, number: SegmentNo, later: Option<Later>, now: Instant) -> Seen {
         if self.waits_for != (epoch, number) {
             self.waits_for = (epoch, number);
             self.later_since = None;
@@ -62,7 +73,7 @@ impl GapWatch {
             return Seen::Nothing;
         };
         let since = *self.later_since.get_or_insert(now);
-        if now - since >= self.patience { Seen::Gap { later } } else { Seen::Later }
+        if now - since >= self.patience { Seen::Gap(later) } else { Seen::Later }
     }
 }
 
@@ -82,10 +93,14 @@ mod tests {
         assert!(watch.wants_look(epoch, n, at(15)));
         assert_eq!(watch.saw(epoch, n, None, at(15)), Seen::Nothing);
         assert!(!watch.wants_look(epoch, n, at(20)));
-        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(9)), at(30)), Seen::Later);
-        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(8)), at(89)), Seen::Later);
-        assert_eq!(watch.saw(epoch, n, Some(SegmentNo(8)), at(90)), Seen::Gap { later: SegmentNo(8) });
+        let segment = |n| Some(Later::Segment(SegmentNo(n)));
+        assert_eq!(watch.saw(epoch, n, Some(Later::Successor(Epoch(2))), at(30)), Seen::Later);
+        assert_eq!(watch.saw(epoch, n, segment(8), at(89)), Seen::Later);
+        assert_eq!(watch.saw(epoch, n, segment(8), at(90)), Seen::Gap(Later::Segment(SegmentNo(8))));
+        watch.look_at_once();
+        assert!(watch.wants_look(epoch, n, at(91)));
+        assert_eq!(watch.saw(epoch, n, segment(8), at(91)), Seen::Gap(Later::Segment(SegmentNo(8))));
         assert!(!watch.wants_look(epoch, SegmentNo(8), at(100)), "it came: another one is waited for");
-        assert_eq!(watch.saw(epoch, SegmentNo(8), Some(SegmentNo(9)), at(101)), Seen::Later);
+        assert_eq!(watch.saw(epoch, SegmentNo(8), segment(9), at(101)), Seen::Later);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::crashsafe;
@@ -94,6 +94,20 @@ impl Image {
                 .map_err(TargetError::io("grow", path))?;
         }
         Self::open(path, size_bytes).map(drop)
+    }
+
+    /// Proves that the name still stands for the open file.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`] when there is nothing, or something else; [`TargetError::Io`].
+    pub fn check_there(&self) -> Result<(), TargetError> {
+        let open = self.file.metadata().map_err(TargetError::io("stat", &self.path))?;
+        match std::fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (open.dev(), open.ino()) => Ok(()),
+            Ok(_) => Err(TargetError::Gone { path: self.path.clone() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(TargetError::Gone { path: self.path.clone() }),
+            Err(e) => Err(TargetError::io("stat", &self.path)(e)),
+        }
     }
 
     /// Where it lies.
@@ -200,7 +214,10 @@ impl Image {
 }
 
 fn open_rw(path: &Path) -> Result<File, TargetError> {
-    OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))
+    OpenOptions::new().read(true).write(true).open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => TargetError::Gone { path: path.to_path_buf() },
+        _ => TargetError::io("open", path)(e),
+    })
 }
 
 #[cfg(test)]

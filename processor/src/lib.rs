@@ -4,7 +4,7 @@
 //! Replay:
 //! - [`processor`]: any number of groups of one vault; [`Processor`] is what the command line starts
 //! - [`group`]: the loop of one group; [`fetch`] brings its segments, [`chain`] says whether they follow, [`gap`] when one
-//!   is gone
+//!   is gone, [`comeback`] when a group that stopped is tried again
 //! - [`batch`]: pure: where a segment is cut into batches, and what the position is after each
 //! - [`replay`]: an open target; [`apply`] takes one batch into it, step by step: undo, images, catalogue, position;
 //!   [`rollback`] opens it again and undoes what a crash left half done
@@ -28,6 +28,7 @@
 pub mod apply;
 pub mod batch;
 pub mod chain;
+pub mod comeback;
 pub mod error;
 pub mod extents;
 pub mod failover;

@@ -13,6 +13,7 @@ use farshore_vault::Vault;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::comeback::Backoff;
 use crate::error::{ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
@@ -53,6 +54,8 @@ pub struct ProcessorConfig {
     pub poll: Duration,
     /// How long a segment may be missing while a later one is there before the group stops.
     pub gap_patience: Duration,
+    /// When a group that stopped is tried again.
+    pub retry: Backoff,
 }
 
 impl ProcessorConfig {
@@ -67,6 +70,7 @@ impl ProcessorConfig {
             max_points: retention::MAX_POINTS,
             poll: POLL,
             gap_patience: GAP_PATIENCE,
+            retry: Backoff::default(),
         }
     }
 }
@@ -113,7 +117,7 @@ impl Processor {
     }
 
     /// Follows all groups of the vault, those that come later too, until `stop` is set; a group that stops leaves the others
-    /// alone. Gives what became of each.
+    /// alone, and is tried again. Gives what became of each.
     pub fn run(&self, stop: &Stop) -> Vec<GroupOutcome> {
         self.work(stop, Mode::Follow)
     }
@@ -190,7 +194,7 @@ impl Processor {
                 Job::Start(mut task) => match task.set_goal() {
                     Ok(()) => Some((clock::mono(), Job::Turn(task))),
                     Err(e) => {
-                        task.give_up(e);
+                        task.stop(e);
                         board.finish(task.outcome());
                         None
                     }
@@ -208,11 +212,10 @@ impl Processor {
             Turn::More => Duration::ZERO,
             Turn::CaughtUp | Turn::MaybeGap => self.config.poll,
             Turn::VaultAway => VAULT_AWAY_WAIT,
-            Turn::Stopped => Duration::MAX,
+            Turn::Stopped { again } => again,
         };
-        // In one go, a vault that does not answer is an outcome too: it was tried again below already.
-        let over = turn == Turn::Stopped || (once && matches!(turn, Turn::CaughtUp | Turn::VaultAway));
-        if over {
+        // In one go, a stop is an outcome, and so is a vault that does not answer: it was tried again below already.
+        if once && matches!(turn, Turn::CaughtUp | Turn::VaultAway | Turn::Stopped { .. }) {
             board.finish(task.outcome());
             return None;
         }

@@ -102,6 +102,14 @@ impl Replay {
         &self.dir
     }
 
+    /// Proves that every image is still at its name: what is written to one that was deleted is lost in silence.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Io`].
+    pub fn check_images(&self) -> Result<(), TargetError> {
+        self.images.iter().try_for_each(Image::check_there)
+    }
+
     /// Goes on to the epoch of `next`, whose object has the hash `hash`: the one before was sealed, and all of it up to its cut
     /// was applied. Images grow where disks did, and new disks get empty ones. A crash on the way leaves the epoch before, and
     /// it is done again.
@@ -109,27 +117,53 @@ impl Replay {
     /// # Errors
     /// [`GroupError::Refused`] when the disks changed in another way; [`GroupError`] of the target's files.
     pub fn turn(&mut self, next: &EpochObject, hash: Hash) -> Result<(), GroupError> {
+        self.take_disks(next)?;
+        let resync = self.position().resync;
+        Ok(self.advance_to(next, hash, resync)?)
+    }
+
+    /// Leaves the rest of the position's epoch, of which nothing more is applied, and goes on to the epoch of `next`, in which
+    /// every region is lost and is copied: no position is consistent until that resync has ended. What was recovered before
+    /// stays. As with [`Replay::turn`], a crash on the way leaves the epoch before.
+    ///
+    /// # Errors
+    /// As [`Replay::turn`].
+    pub fn leave(&mut self, next: &EpochObject, hash: Hash) -> Result<(), GroupError> {
+        self.take_disks(next)?;
+        // A batch that was rolled back stays in the journal and bears a position that was never reached. It would be applied
+        // again in the ordinary course, and a later batch says so; here an empty one does.
+        self.journal.disown_tail(self.position.current())?;
+        self.published.store(self.journal.end());
+        Ok(self.advance_to(next, hash, true)?)
+    }
+
+    /// Makes the images those of `next`.
+    fn take_disks(&mut self, next: &EpochObject) -> Result<(), GroupError> {
         let old = self.disks().to_vec();
         let (disks, changed) =
             chain::disks_of(&old, next).map_err(|what| GroupError::Refused { at: next.key().to_string(), what })?;
-        if changed {
-            self.origin.tables.retain(|table| table.from_epoch < next.epoch);
-            self.origin.tables.push(DiskTable { from_epoch: next.epoch, disks: disks.clone() });
-            self.origin.write(&self.dir)?;
-            for (i, disk) in disks.iter().enumerate() {
-                let path = self.dir.image(&disk.name);
-                if i < old.len() {
-                    Image::grow(&path, disk.size_bytes)?
-                } else {
-                    Image::create(&path, disk.size_bytes).map(drop)?
-                }
-            }
-            self.images = open_images(&self.dir, &disks)?;
+        if !changed {
+            return Ok(());
         }
-        let before = self.position().clone();
-        let (seq, number) = (Seq(0), SegmentNo(0));
-        self.position.advance(ReplayPosition { epoch: next.epoch, seq, number, chain_seq: seq, hash, ..before })?;
+        self.origin.tables.retain(|table| table.from_epoch < next.epoch);
+        self.origin.tables.push(DiskTable { from_epoch: next.epoch, disks: disks.clone() });
+        self.origin.write(&self.dir)?;
+        for (i, disk) in disks.iter().enumerate() {
+            let path = self.dir.image(&disk.name);
+            if i < old.len() {
+                Image::grow(&path, disk.size_bytes)?
+            } else {
+                Image::create(&path, disk.size_bytes).map(drop)?
+            }
+        }
+        self.images = open_images(&self.dir, &disks)?;
         Ok(())
+    }
+
+    fn advance_to(&mut self, next: &EpochObject, hash: Hash, resync: bool) -> Result<(), TargetError> {
+        let before = self.position().clone();
+        let (epoch, seq, number) = (next.epoch, Seq(0), SegmentNo(0));
+        self.position.advance(ReplayPosition { epoch, seq, number, chain_seq: seq, hash, resync, ..before })
     }
 }
 

@@ -11,6 +11,7 @@ use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::UnixMicros;
 use serde::{Deserialize, Serialize};
 
+use crate::comeback::Stopped;
 use crate::error::{GroupError, TargetError};
 use crate::position::ReplayPosition;
 use crate::target::{GroupDir, read_bounded};
@@ -32,20 +33,58 @@ pub enum GroupState {
     Following,
     /// Nothing but heartbeats, or nothing at all.
     Idle,
-    /// It stopped. Nothing past this is applied; the points cut before are good.
+    /// It stopped, and is tried again. Nothing past this is applied; the points cut before are good.
     Stopped {
+        /// What kind of thing is wrong.
+        cause: Cause,
         /// What is wrong and what to do.
         reason: String,
         /// The object key or the file.
         at: String,
+        /// Since when (target's clock).
+        since: jiff::Timestamp,
+        /// How often it was tried since.
+        tries: u32,
     },
 }
 
-impl GroupState {
-    /// What stops a group.
+/// What kind of thing stopped a group, by what ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The log cannot be followed: the object comes back, or everything is copied again (`farshore resync --full`).
+    Log,
+    /// The target has no room left: room.
+    Full,
+    /// A file of the target cannot be used: it can again.
+    Target,
+    /// Another process replays the group: it ends.
+    Locked,
+    /// The vault refuses: it does not any more.
+    Vault,
+}
+
+impl Cause {
+    /// The kind of `error`.
     #[must_use]
-    pub fn stopped(error: &GroupError) -> Self {
-        Self::Stopped { reason: error.full_text(), at: error.at() }
+    pub fn of(error: &GroupError) -> Self {
+        match error {
+            e if e.is_in_the_log() => Self::Log,
+            e if e.is_locked() => Self::Locked,
+            GroupError::Full { .. } => Self::Full,
+            GroupError::Vault(_) => Self::Vault,
+            _ => Self::Target,
+        }
+    }
+}
+
+impl GroupState {
+    /// The state of a group that has stopped.
+    #[must_use]
+    pub fn stopped(stopped: &Stopped) -> Self {
+        let Stopped { error, tries, since } = stopped;
+        let (cause, reason, at) = (Cause::of(error), error.full_text(), error.at());
+        Self::Stopped { cause, reason, at, since: *since, tries: *tries }
     }
 
     /// The state of a group that goes on; `active`: a record was applied within [`IDLE_AFTER`].
@@ -188,7 +227,8 @@ mod tests {
         let mut position = ReplayPosition::start(group.clone(), Epoch(1), Hash::ZERO);
         (position.seq, position.time, position.resync) = (Seq(7), UnixMicros(5_000_000), true);
         assert_eq!(GroupState::going(Some(&position), true), GroupState::InitialReplication);
-        let state = GroupState::Stopped { reason: "a reason".into(), at: "groups/web01/log/1".into() };
+        let error = GroupError::Refused { at: "groups/web01/log/1".into(), what: "a reason".into() };
+        let state = GroupState::stopped(&Stopped { error, tries: 2, since: jiff::Timestamp::UNIX_EPOCH });
         for state in [state, GroupState::InitialReplication, GroupState::Idle] {
             let status = GroupStatus::new(&group, state, Some(&position));
             status.write(&dir).unwrap();

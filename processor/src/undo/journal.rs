@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
 use farshore_changelog::medium::{self, Create};
-use farshore_changelog::segment::{Index, SegmentError, SegmentWriter, Stamp};
+use farshore_changelog::segment::{Index, Kind, SegmentError, SegmentWriter, Stamp};
 use farshore_changelog::{clock, crashsafe};
 
 use super::files;
 use super::published;
 use super::reader::{Found, JournalReader};
 use crate::error::TargetError;
+use crate::position::ReplayPosition;
 
 /// A file that has reached this size is followed by a new one at the next batch, also where no point is cut: so that a long
 /// resync does not make one file of everything.
@@ -154,8 +155,27 @@ impl Journal {
         last_seq: Seq,
         consistent: bool,
     ) -> Result<(), TargetError> {
-        self.check()?;
-        let stamp = Stamp {
+        let stamp = self.stamp(epoch, first_seq, last_seq, consistent);
+        self.append_as(records, stamp)
+    }
+
+    /// Says in the journal that what it holds beyond `undo_end` will never count: those batches were rolled back to `position`, and
+    /// their run is not applied again. Nothing is written where there is nothing. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn disown_tail(&mut self, position: &ReplayPosition) -> Result<(), TargetError> {
+        if self.end == position.undo_end {
+            return Ok(());
+        }
+        // Without records its times are `created`.
+        let stamp = self.stamp(position.epoch, position.seq.next(), position.seq, false);
+        self.append_as(SegmentWriter::new(Kind::Undo, None), Stamp { created: position.time, ..stamp })?;
+        self.sync()
+    }
+
+    fn stamp(&self, epoch: Epoch, first_seq: Seq, last_seq: Seq, consistent: bool) -> Stamp {
+        Stamp {
             group: self.group.clone(),
             epoch,
             number: self.number.next(),
@@ -164,7 +184,11 @@ impl Journal {
             created: clock::wall(),
             watermark: if consistent { CONSISTENT } else { SegmentNo(0) },
             prev: self.prev,
-        };
+        }
+    }
+
+    fn append_as(&mut self, records: SegmentWriter, stamp: Stamp) -> Result<(), TargetError> {
+        self.check()?;
         let sealed = match records.seal(stamp) {
             Ok(sealed) => sealed,
             Err(SegmentError::Io(e)) => return Err(TargetError::io("compress for", &self.undo)(e)),

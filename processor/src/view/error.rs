@@ -41,6 +41,7 @@ pub(crate) fn as_io(e: TargetError) -> io::Error {
         e @ (TargetError::Damaged { .. }
         | TargetError::Version { .. }
         | TargetError::Refused { .. }
+        | TargetError::Gone { .. }
         | TargetError::Locked { .. }) => io::Error::new(io::ErrorKind::InvalidData, e),
     }
 }

@@ -1,6 +1,18 @@
 //! The loop of one group: open its target, fetch the next object of its log, prove that it follows, apply it.
 //!
-//! A group is worked on in *turns* ([`GroupTask::turn`]), so that a few threads serve any number of groups.
+//! A group is worked on in *turns* ([`GroupTask::turn`]), so that a few threads serve any number of groups. A turn that fails
+//! drops the target; a later one opens it anew, which proves it and rolls back what was half done.
+//!
+//! - [`mod@self`]: the turns
+//! - `way_out`: from an epoch whose log cannot be followed into a later one that copies everything again
+//! - `upkeep`: retention
+//! - `report`: what the group says of itself
+
+mod report;
+mod upkeep;
+mod way_out;
+
+pub use report::GroupOutcome;
 
 use std::time::{Duration, Instant};
 
@@ -13,27 +25,19 @@ use farshore_vault::keys::Key;
 use crate::apply::apply;
 use crate::batch;
 use crate::chain::{self, Expected, Next};
-use crate::error::{GroupError, TargetError};
+use crate::comeback::Stopped;
+use crate::error::GroupError;
 use crate::fetch::{Asked, Fetched, Fetcher};
-use crate::gap::{GapWatch, Seen};
+use crate::gap::{GapWatch, Later, Seen};
 use crate::processor::ProcessorConfig;
 use crate::replay::{FIRST_EPOCH, Replay, VaultName};
-use crate::retention::{Policy, prune_target};
-use crate::status::{GroupState, GroupStatus, IDLE_AFTER};
+use crate::status::{GroupState, GroupStatus};
 use crate::stop::Stop;
 use crate::target::GroupDir;
 use crate::vault_retention::LogPruner;
 
 /// Longest turn: then other groups come first.
 const TURN_MAX: Duration = Duration::from_secs(5);
-/// Retention runs this often, and after each new point.
-const RETENTION_EVERY: Duration = Duration::from_secs(60);
-/// The vault's log is pruned this often: it takes a listing.
-const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
-/// `status.json` is written no more often than this while replay goes on.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// `status.json` is written this often at least.
-const STATUS_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +46,15 @@ pub enum Turn {
     More,
     /// All that the vault holds is applied.
     CaughtUp,
-    /// The next segment is missing and later ones are there: perhaps it is still under way.
+    /// What comes next is missing and later ones are there: perhaps it is still under way.
     MaybeGap,
     /// The vault does not answer; to be tried again.
     VaultAway,
-    /// The group has stopped for good.
-    Stopped,
+    /// The group has stopped; to be tried again.
+    Stopped {
+        /// After this long.
+        again: Duration,
+    },
 }
 
 /// One group being followed.
@@ -63,7 +70,7 @@ pub struct GroupTask {
     gap: GapWatch,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
-    stopped: Option<GroupError>,
+    stopped: Option<Stopped>,
     vault_problem: Option<GroupError>,
     newest_heartbeat: Option<UnixMicros>,
     last_record: Option<Instant>,
@@ -109,12 +116,12 @@ impl GroupTask {
 
     /// Works until there is nothing more, a few seconds have passed, `stop` is set, or the group stops.
     pub fn turn(&mut self, stop: &Stop) -> Turn {
-        if self.stopped.is_some() {
-            return Turn::Stopped;
-        }
-        let turn = match self.advance(stop).and_then(|turn| self.retain().map(|()| turn)) {
+        let turn = match self.work(stop).or_else(|e| self.second_look(e, stop)) {
             Ok(turn) => {
                 self.vault_problem = None;
+                if !stop.requested() {
+                    self.goes_on();
+                }
                 turn
             }
             Err(e) if e.is_transient() => {
@@ -124,14 +131,10 @@ impl GroupTask {
                 self.vault_problem = Some(e);
                 Turn::VaultAway
             }
-            Err(e) => {
-                tracing::error!(group = %self.group, at = %e.at(), reason = %e.full_text(), "the group has stopped");
-                self.give_up(e);
-                Turn::Stopped
-            }
+            Err(e) => self.stop(e),
         };
         self.fetcher.clear();
-        if turn != Turn::Stopped {
+        if self.stopped.is_none() {
             let state = self.state();
             self.report(state, false);
         }
@@ -160,41 +163,55 @@ impl GroupTask {
         Ok(())
     }
 
-    /// The status now, which is written, and why the group stopped or waits.
-    #[must_use]
-    pub fn outcome(mut self) -> GroupOutcome {
-        if let Some(error) = self.stopped.take() {
-            let state = GroupState::stopped(&error);
-            // The position was known while the target was open.
-            let said = self.last_status.take().map(|(_, said)| said).filter(|said| said.state == state);
-            let status = said.unwrap_or_else(|| self.status(state));
-            return GroupOutcome { group: self.group, status, error: Some(error) };
-        }
-        let state = self.state();
-        self.report(state.clone(), true);
-        let status = self.status(state);
-        GroupOutcome { group: self.group, status, error: self.vault_problem }
-    }
-
-    /// The group stops. What is half done is undone when its target is opened the next time.
-    pub fn give_up(&mut self, error: GroupError) {
+    /// The group stops, until it is tried again: its target is dropped, and opened anew then.
+    pub fn stop(&mut self, error: GroupError) -> Turn {
         if error.is_transient() {
             self.vault_problem = Some(error);
-            return;
+            return Turn::VaultAway;
         }
-        match error {
-            // The status is that of the process which holds the lock.
-            GroupError::Target(TargetError::Locked { .. }) => {}
-            _ => self.report(GroupState::stopped(&error), true),
+        let (at, reason) = (error.at(), error.full_text());
+        let (tries, since) = match &self.stopped {
+            Some(before) if before.error.full_text() == reason => {
+                tracing::debug!(group = %self.group, %at, %reason, "the group is still stopped");
+                (before.tries.saturating_add(1), before.since)
+            }
+            before => {
+                tracing::error!(group = %self.group, %at, %reason, "the group has stopped; it is tried again");
+                (before.as_ref().map_or(1, |b| b.tries.saturating_add(1)), clock::wall().timestamp())
+            }
+        };
+        let stopped = Stopped { error, tries, since };
+        // Of a group in other hands the status is theirs.
+        if !stopped.error.is_locked() {
+            self.report(GroupState::stopped(&stopped), true);
         }
+        self.stopped = Some(stopped);
         self.replay = None;
-        self.stopped = Some(error);
+        // On a full disk retention is what makes room.
+        self.last_retention = None;
+        Turn::Stopped { again: self.config.retry.after(tries) }
     }
 
-    fn advance(&mut self, stop: &Stop) -> Result<Turn, GroupError> {
+    fn goes_on(&mut self) {
+        if let Some(stopped) = self.stopped.take() {
+            tracing::info!(group = %self.group, was = %stopped.error.full_text(), since = %stopped.since, "the group goes on");
+        }
+    }
+
+    fn work(&mut self, stop: &Stop) -> Result<Turn, GroupError> {
+        if self.stopped.is_some() {
+            self.gap.look_at_once();
+        }
         if self.open()?.is_none() {
             return Ok(Turn::CaughtUp);
         }
+        self.retain()?;
+        let turn = self.advance(stop)?;
+        self.retain()?;
+        Ok(turn)
+    }
+
+    fn advance(&mut self, stop: &Stop) -> Result<Turn, GroupError> {
         let end = clock::mono() + TURN_MAX;
         loop {
             if stop.requested() || clock::mono() >= end {
@@ -244,6 +261,7 @@ impl GroupTask {
 
     fn apply(&mut self, key: &str, segment: &Segment) -> Result<(), GroupError> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
+        replay.check_images()?;
         let (head, records) = (segment.index().head(), segment.index().records());
         chain::fits(records, replay.disks()).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
         for batch in batch::cut(head, records, replay.position(), self.config.point_interval) {
@@ -278,107 +296,38 @@ impl GroupTask {
         if !self.gap.wants_look(epoch, number, clock::mono()) && self.goal.is_none() {
             return Ok(Turn::CaughtUp);
         }
-        let vault = self.fetcher.vault().clone();
-        let later = self.fetcher.block_on(vault.list_segments(epoch, number))?;
-        // It may have come between the get and the listing.
-        let later = match later.first() {
-            Some((first, _)) if *first == number => None,
-            first => first.map(|(first, _)| *first),
-        };
+        let later = self.later(epoch, number)?;
         match self.gap.saw(epoch, number, later, clock::mono()) {
             Seen::Nothing => Ok(Turn::CaughtUp),
             Seen::Later => Ok(Turn::MaybeGap),
-            Seen::Gap { later } => Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later }),
+            Seen::Gap(Later::Segment(later)) => {
+                Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later })
+            }
+            Seen::Gap(Later::Successor(next)) => {
+                Err(GroupError::Unsealed { at: self.key(epoch, number), epoch, next })
+            }
         }
     }
 
-    /// Retention, when it is due: points first, then what only they needed.
-    fn retain(&mut self) -> Result<(), GroupError> {
-        let Some(replay) = &mut self.replay else { return Ok(()) };
-        let now = clock::mono();
-        let new_point = self.retained < replay.points().len();
-        if !new_point && self.last_retention.is_some_and(|last| now - last < RETENTION_EVERY) {
-            return Ok(());
-        }
-        let policy = Policy { max_age: self.config.retention, max_points: self.config.max_points };
-        let needed = prune_target(replay, &self.group, &policy, clock::wall())?;
-        self.last_retention = Some(now);
-        self.retained = replay.points().len();
-        if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {
-            let current = (replay.position().epoch, replay.position().number);
-            let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
-            // Neither a dead source's clock nor a target's that jumped makes a young segment old.
-            let now_at_most = clock::wall().min(replay.position().time);
-            let before = UnixMicros(now_at_most.0.saturating_sub(retention));
-            match self.fetcher.block_on(self.pruner.prune(needed, before, current)) {
-                Ok(done) => self.log_pruned = done.then_some(now),
-                Err(e) => {
-                    let error = GroupError::from(e).full_text();
-                    tracing::warn!(group = %self.group, error, "segments are not pruned from the vault this time");
-                }
+    /// What lies after the missing segment `number` of `epoch`.
+    fn later(&self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
+        let vault = self.fetcher.vault().clone();
+        self.fetcher.block_on(async {
+            if let Some((first, _)) = vault.list_segments(epoch, number).await?.first() {
+                // It may have come between the get and the listing.
+                return Ok((*first != number).then_some(Later::Segment(*first)));
             }
-        }
-        Ok(())
+            // A successor writes only once it has sealed its parent.
+            let next = epoch.next();
+            let written = vault.get_epoch(next).await?.is_some()
+                && !vault.list_segments(next, SegmentNo(1)).await?.is_empty()
+                && vault.get_segment(epoch, number).await?.is_none();
+            Ok(written.then_some(Later::Successor(next)))
+        })
     }
 
     fn key(&self, epoch: Epoch, number: SegmentNo) -> String {
         Key::Segment(self.group.clone(), epoch, number).to_string()
-    }
-
-    fn state(&self) -> GroupState {
-        let active = self.last_record.is_some_and(|last| clock::mono() - last < IDLE_AFTER);
-        GroupState::going(self.replay.as_ref().map(Replay::position), active)
-    }
-
-    fn status(&self, state: GroupState) -> GroupStatus {
-        let mut status = GroupStatus::new(&self.group, state, self.replay.as_ref().map(Replay::position));
-        status.points = self.replay.as_ref().map_or(0, |replay| replay.points().len());
-        status.newest_heartbeat = self.newest_heartbeat.map(UnixMicros::timestamp);
-        status.vault_problem = self.vault_problem.as_ref().map(GroupError::full_text);
-        status
-    }
-
-    /// Writes `status.json` when it says something new, or nothing was said for a while.
-    fn report(&mut self, state: GroupState, at_once: bool) {
-        let now = clock::mono();
-        let last = self.last_status.as_ref();
-        if !at_once && last.is_some_and(|(then, said)| now - *then < STATUS_EVERY && said.state == state) {
-            return;
-        }
-        let mut status = self.status(state);
-        if let Some((then, said)) = last {
-            status.newest_heartbeat = status.newest_heartbeat.or(said.newest_heartbeat);
-            let same = GroupStatus { updated: said.updated, lag_ms: said.lag_ms, ..status.clone() } == *said;
-            if !at_once && same && now - *then < STATUS_AT_LEAST_EVERY {
-                return;
-            }
-        }
-        if !self.dir.root().is_dir() {
-            return; // nothing was replayed yet, there is no folder to say it in
-        }
-        if let Err(e) = status.write(&self.dir) {
-            tracing::warn!(group = %self.group, error = %GroupError::from(e).full_text(), "the status cannot be written");
-        }
-        self.last_status = Some((now, status));
-    }
-}
-
-/// What became of a group.
-#[derive(Debug)]
-pub struct GroupOutcome {
-    /// Which one.
-    pub group: GroupName,
-    /// Its status at the end.
-    pub status: GroupStatus,
-    /// Why it is not caught up; `None` when it is.
-    pub error: Option<GroupError>,
-}
-
-impl GroupOutcome {
-    /// Whether everything that the vault held is applied.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.error.is_none()
     }
 }
 
@@ -391,5 +340,4 @@ fn text(e: &SegmentError) -> String {
 }
 
 #[cfg(test)]
-#[path = "group_tests.rs"]
 mod tests;

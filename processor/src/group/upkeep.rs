@@ -1,0 +1,46 @@
+//! What a group does beside replay: retention.
+
+use std::time::Duration;
+
+use farshore_changelog::clock;
+use farshore_changelog::units::UnixMicros;
+
+use super::GroupTask;
+use crate::error::GroupError;
+use crate::retention::{Policy, prune_target};
+
+/// Retention runs this often, and after each new point.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// The vault's log is pruned this often: it takes a listing.
+const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
+
+impl GroupTask {
+    /// Retention, when it is due: points first, then what only they needed.
+    pub(super) fn retain(&mut self) -> Result<(), GroupError> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let now = clock::mono();
+        let new_point = self.retained < replay.points().len();
+        if !new_point && self.last_retention.is_some_and(|last| now - last < RETENTION_EVERY) {
+            return Ok(());
+        }
+        let policy = Policy { max_age: self.config.retention, max_points: self.config.max_points };
+        let needed = prune_target(replay, &self.group, &policy, clock::wall())?;
+        self.last_retention = Some(now);
+        self.retained = replay.points().len();
+        if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {
+            let current = (replay.position().epoch, replay.position().number);
+            let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
+            // Neither a dead source's clock nor a target's that jumped makes a young segment old.
+            let now_at_most = clock::wall().min(replay.position().time);
+            let before = UnixMicros(now_at_most.0.saturating_sub(retention));
+            match self.fetcher.block_on(self.pruner.prune(needed, before, current)) {
+                Ok(done) => self.log_pruned = done.then_some(now),
+                Err(e) => {
+                    let error = GroupError::from(e).full_text();
+                    tracing::warn!(group = %self.group, error, "segments are not pruned from the vault this time");
+                }
+            }
+        }
+        Ok(())
+    }
+}

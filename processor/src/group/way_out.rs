@@ -1,0 +1,60 @@
+//! The way out of an epoch whose log cannot be followed: an epoch that was asked for begins with every region lost, so all is
+//! copied again, and nothing before it is needed (`docs/format.md`, "Leaving an epoch").
+
+use farshore_changelog::ids::{Epoch, Hash};
+use farshore_vault::{EpochObject, Reason, VaultError};
+
+use super::{GroupTask, Turn};
+use crate::error::GroupError;
+use crate::stop::Stop;
+
+impl GroupTask {
+    /// After `first` the same is tried once more, with the target and the objects read anew: what a store or a network garbled
+    /// once must not cost a part of the log. What cannot be followed twice is left, where there is an epoch to go on with.
+    pub(super) fn second_look(&mut self, first: GroupError, stop: &Stop) -> Result<Turn, GroupError> {
+        if !first.is_in_the_log() {
+            return Err(first);
+        }
+        self.fetcher.clear();
+        self.gap.look_at_once();
+        self.replay = None;
+        match self.work(stop) {
+            Err(stuck) if stuck.is_in_the_log() => self.leave(stuck),
+            other => other,
+        }
+    }
+
+    fn leave(&mut self, stuck: GroupError) -> Result<Turn, GroupError> {
+        self.replay = None;
+        let Some(from) = self.open()?.map(|replay| replay.position().epoch) else { return Err(stuck) };
+        let found = match self.asked_for_after(from) {
+            // The reason why it stopped is the better story.
+            Err(e) if e.is_transient() => return Err(stuck),
+            found => found?,
+        };
+        let (Some((next, hash)), Some(replay)) = (found, &mut self.replay) else { return Err(stuck) };
+        tracing::warn!(
+            group = %self.group, reason = %stuck.full_text(), left = %replay.position().position(), epoch = %next.epoch,
+            "the rest of an epoch that cannot be followed is left: everything was asked for again"
+        );
+        replay.leave(&next, hash)?;
+        Ok(Turn::More)
+    }
+
+    /// The first epoch after `from` that copies everything again. An epoch object on the way that cannot be read is passed.
+    fn asked_for_after(&self, from: Epoch) -> Result<Option<(EpochObject, Hash)>, GroupError> {
+        let vault = self.fetcher.vault().clone();
+        self.fetcher.block_on(async {
+            let mut epoch = from;
+            loop {
+                epoch = epoch.next();
+                match vault.get_epoch(epoch).await {
+                    Ok(Some(found)) if found.0.reason == Reason::AskedFor => return Ok(Some(found)),
+                    Ok(Some(_)) | Err(VaultError::Damaged { .. }) => {}
+                    Ok(None) => return Ok(None),
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        })
+    }
+}
