@@ -18,7 +18,7 @@ use farshore_changelog::units::{ByteRange, RECORD_PAYLOAD_MAX_BYTES, SECTOR_BYTE
 use crate::batch::{Batch, CutPoint, position_after};
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
-use crate::points::{self, POINTS_MAX, Point, PointKind};
+use crate::points::{POINTS_MAX, Point, PointKind};
 use crate::position::ReplayPosition;
 use crate::replay::Replay;
 use crate::undo::plan::{self, Write};
@@ -162,8 +162,10 @@ impl<'a> BatchRun<'a> {
     /// The position that counts once the batch does; right about `undo_end` once everything is saved.
     fn position_after(&self) -> ReplayPosition {
         let index = self.segment.index();
-        let undo_end = self.replay.journal.end();
-        position_after(self.replay.position(), index.head(), index.hash(), self.batch, self.records(), undo_end)
+        let (undo_end, last_undo) = (self.replay.journal.end(), Some(self.replay.journal.last()));
+        let before = self.replay.position();
+        let after = position_after(before, index.head(), index.hash(), self.batch, self.records(), undo_end);
+        ReplayPosition { last_undo, ..after }
     }
 
     fn records(&self) -> &'a [IndexRecord] {
@@ -229,8 +231,8 @@ impl<'a> BatchRun<'a> {
             points.remove(0);
         }
         let id = points.last().map_or(1, |last| last.id + 1);
-        points.push(Point { id, position, time, undo_end, kind });
-        points::write(&self.replay.dir.points(), points)
+        points.push(Point { id, position, time, clock: self.batch.end_time, undo_end, kind });
+        self.replay.write_points()
     }
 
     fn write_position(&mut self) -> Result<(), TargetError> {
@@ -251,7 +253,11 @@ impl<'a> BatchRun<'a> {
 /// the target's files.
 pub fn apply(replay: &mut Replay, segment: &Segment, batch: &Batch, key: &str) -> Result<(), GroupError> {
     let run = BatchRun::new(replay, segment, batch).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
-    Ok(run.run()?)
+    let done = run.run();
+    if done.is_err() {
+        replay.give_back();
+    }
+    Ok(done?)
 }
 
 fn mark_name(raw: &[u8], entry: &IndexRecord) -> Result<String, String> {

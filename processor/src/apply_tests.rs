@@ -14,6 +14,9 @@ use crate::target::GroupDir;
 use crate::testing::{Rng, Source, at, images};
 use crate::undo::files;
 
+#[path = "apply_fault_tests.rs"]
+mod faults;
+
 const INTERVAL: Duration = Duration::from_secs(300);
 
 fn vault() -> VaultName {

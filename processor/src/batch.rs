@@ -41,6 +41,7 @@ struct State {
     /// Something of this epoch was replayed: before its first record nobody knows whether it begins with a resync.
     begun: bool,
     resync: bool,
+    overflow: bool,
     last_periodic: UnixMicros,
     interval: Duration,
 }
@@ -57,7 +58,8 @@ impl State {
     /// The point that is cut where `record` is the last of a batch.
     fn point_at(&self, record: &Record) -> Option<CutPoint> {
         match record.op {
-            Op::ResyncEnd => Some(CutPoint::Periodic),
+            // Of a resync that began before an overflow: what that lost is not repaired yet.
+            Op::ResyncEnd => (!self.overflow).then_some(CutPoint::Periodic),
             Op::Mark => (!self.resync).then_some(CutPoint::Mark),
             Op::Write
             | Op::WriteZeroes
@@ -73,8 +75,8 @@ impl State {
 
     fn after(&mut self, record: &Record, point: Option<CutPoint>, time: UnixMicros) {
         match record.op {
-            Op::ResyncBegin | Op::Overflow => self.resync = true,
-            Op::ResyncEnd => self.resync = false,
+            Op::ResyncBegin | Op::Overflow => (self.resync, self.overflow) = (true, record.op == Op::Overflow),
+            Op::ResyncEnd => self.resync = self.overflow,
             Op::Write
             | Op::WriteZeroes
             | Op::Trim
@@ -94,7 +96,8 @@ impl State {
 #[must_use]
 pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPosition, interval: Duration) -> Vec<Batch> {
     let begun = begun(position, records);
-    let mut state = State { begun, resync: position.resync, last_periodic: position.last_periodic, interval };
+    let (resync, overflow, last_periodic) = (position.resync, position.overflow, position.last_periodic);
+    let mut state = State { begun, resync, overflow, last_periodic, interval };
     let mut batches = Vec::new();
     let applied = if position.number == head.number { position.seq } else { Seq(0) };
     let mut start = records.partition_point(|entry| entry.record.seq <= applied);
@@ -171,7 +174,7 @@ pub fn position_after(
     }
     let last = records.last().map(|entry| entry.record);
     match last.map(|last| last.op) {
-        Some(Op::ResyncBegin | Op::Overflow) => {
+        Some(op @ (Op::ResyncBegin | Op::Overflow)) => {
             // It changes no byte: the state before it is a prefix of the log, with this very undo_end. At the start of an epoch
             // nothing is before it, and the newest consistent position stays in the epoch before.
             let before_it = records.len().checked_sub(2).map(|i| records[i].record);
@@ -181,9 +184,10 @@ pub fn position_after(
             }
             let announced = last.map_or(0, |last| last.len);
             (after.resync, after.resync_announced, after.resync_applied) = (true, announced, 0);
+            after.overflow = op == Op::Overflow;
         }
         Some(Op::ResyncEnd) => {
-            (after.resync, after.resync_announced, after.resync_applied) = (false, 0, 0);
+            (after.resync, after.resync_announced, after.resync_applied) = (before.overflow, 0, 0);
         }
         Some(
             Op::Write

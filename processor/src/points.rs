@@ -9,18 +9,21 @@ use farshore_changelog::units::UnixMicros;
 use farshore_changelog::{crashsafe, message};
 
 use crate::error::TargetError;
+use crate::position::ReplayPosition;
 use crate::target::read_bounded;
 
 const MAGIC: [u8; 8] = *b"FARSHPTS";
-/// The version that is written and read.
-pub const VERSION: u32 = 1;
+/// The version that is written.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read. Its points have no clock of their own.
+const VERSION_OLDEST: u32 = 1;
 /// Most points in a catalogue; retention keeps far fewer.
 pub const POINTS_MAX: usize = 65_536;
 /// Bytes before the first entry: magic, version, count.
 const HEAD_BYTES: usize = MAGIC.len() + 4 + 4;
 const HASH_BYTES: usize = 32;
 /// Most bytes of one encoded point: its integers, the mark's name, and bincode's lengths and tags.
-const ENTRY_MAX_BYTES: usize = 64 + MARK_NAME_MAX_BYTES;
+const ENTRY_MAX_BYTES: usize = 72 + MARK_NAME_MAX_BYTES;
 /// Largest catalogue that is read, in bytes.
 const FILE_MAX_BYTES: usize = HEAD_BYTES + POINTS_MAX * (4 + ENTRY_MAX_BYTES) + HASH_BYTES;
 
@@ -42,15 +45,23 @@ pub struct Point {
     pub position: Position,
     /// Source's time, made monotonic.
     pub time: UnixMicros,
+    /// What the source's clock said; below `time` where it had been set back.
+    pub clock: UnixMicros,
     /// Journal offset from which the undo journal leads back to it.
     pub undo_end: u64,
     /// Why it was cut.
     pub kind: PointKind,
 }
 
-/// The entry as it is encoded.
+/// The entry as it is encoded; version 1 ends before the clock.
 #[derive(Encode, Decode)]
 struct Entry {
+    before: EntryV1,
+    clock: u64,
+}
+
+#[derive(Encode, Decode)]
+struct EntryV1 {
     id: u64,
     epoch: u64,
     seq: u64,
@@ -71,12 +82,19 @@ impl Point {
         };
         let Position { epoch, seq } = self.position;
         let (time, undo_end) = (self.time.0, self.undo_end);
-        let entry = Entry { id: self.id, epoch: epoch.0, seq: seq.0, time, undo_end, kind, name };
-        message::encode(&entry).expect("a point is far below the message limit")
+        let before = EntryV1 { id: self.id, epoch: epoch.0, seq: seq.0, time, undo_end, kind, name };
+        message::encode(&Entry { before, clock: self.clock.0 }).expect("a point is far below the message limit")
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let entry: Entry = message::decode(bytes).map_err(|e| e.to_string())?;
+    fn decode(version: u32, bytes: &[u8]) -> Result<Self, String> {
+        let (entry, clock) = if version == VERSION_OLDEST {
+            let entry: EntryV1 = message::decode(bytes).map_err(|e| e.to_string())?;
+            let time = entry.time;
+            (entry, time)
+        } else {
+            let Entry { before, clock } = message::decode(bytes).map_err(|e| e.to_string())?;
+            (before, clock)
+        };
         let kind = match (entry.kind, entry.name) {
             (KIND_PERIODIC, None) => PointKind::Periodic,
             (KIND_MARK, Some(name)) => PointKind::Mark(name),
@@ -86,25 +104,33 @@ impl Point {
             id: entry.id,
             position: Position { epoch: Epoch(entry.epoch), seq: Seq(entry.seq) },
             time: UnixMicros(entry.time),
+            clock: UnixMicros(clock),
             undo_end: entry.undo_end,
             kind,
         })
     }
 }
 
-/// Reads the catalogue, oldest point first, leaving out entries beyond `upto` (their batch is replayed again). An absent
-/// file holds no points.
+/// All entries of a catalogue, oldest first. An absent file holds none.
 ///
 /// # Errors
 /// [`TargetError::Io`], [`TargetError::Damaged`], [`TargetError::Version`].
-pub fn read(path: &Path, upto: Position) -> Result<Vec<Point>, TargetError> {
-    let bytes = match read_bounded(path, FILE_MAX_BYTES as u64) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(TargetError::io("read", path)(e)),
-    };
-    let mut points = decode(path, &bytes)?;
-    points.retain(|point| point.position <= upto);
+pub fn read(path: &Path) -> Result<Vec<Point>, TargetError> {
+    match read_bounded(path, FILE_MAX_BYTES as u64) {
+        Ok(bytes) => decode(path, &bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(TargetError::io("read", path)(e)),
+    }
+}
+
+/// The points of a catalogue where replay stands at `at`: an entry beyond it is one whose batch did not come to count.
+///
+/// # Errors
+/// As [`read`].
+pub fn counting(path: &Path, at: &ReplayPosition) -> Result<Vec<Point>, TargetError> {
+    let mut points = read(path)?;
+    // A heartbeat's point has the seq of the position before it; what tells that its batch did not count is the time.
+    points.retain(|p| p.position < at.position() || (p.position == at.position() && p.time <= at.time));
     Ok(points)
 }
 
@@ -141,7 +167,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
     }
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let found = u32_at(MAGIC.len());
-    if found != VERSION {
+    if !(VERSION_OLDEST..=VERSION).contains(&found) {
         return Err(TargetError::Version { path: path.to_path_buf(), found, supported: VERSION });
     }
     let end = bytes.len() - HASH_BYTES;
@@ -160,7 +186,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
         if end - at < len {
             return Err(damaged(at, "a point passes the end"));
         }
-        let point = Point::decode(&bytes[at..at + len]).map_err(|what| damaged(at, &what))?;
+        let point = Point::decode(found, &bytes[at..at + len]).map_err(|what| damaged(at, &what))?;
         if points.last().is_some_and(|last| last.id >= point.id || last.position > point.position) {
             return Err(damaged(at, "points are out of order"));
         }
@@ -172,11 +198,14 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
 
 #[cfg(test)]
 mod tests {
+    use farshore_changelog::ids::GroupName;
+
     use super::*;
 
     fn point(id: u64, epoch: u64, seq: u64, kind: PointKind) -> Point {
         let position = Position { epoch: Epoch(epoch), seq: Seq(seq) };
-        Point { id, position, time: UnixMicros(id * 10), undo_end: id * 100, kind }
+        let (time, clock) = (UnixMicros(id * 10), UnixMicros(id * 9));
+        Point { id, position, time, clock, undo_end: id * 100, kind }
     }
 
     fn some() -> Vec<Point> {
@@ -191,11 +220,14 @@ mod tests {
     fn points_survive_their_file_and_those_beyond_the_position_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("points");
-        let end = Position { epoch: Epoch(9), seq: Seq(0) };
-        assert_eq!(read(&path, end).unwrap(), vec![]);
+        assert_eq!(read(&path).unwrap(), vec![]);
         write(&path, &some()).unwrap();
-        assert_eq!(read(&path, end).unwrap(), some());
-        assert_eq!(read(&path, Position { epoch: Epoch(1), seq: Seq(900) }).unwrap(), some()[..2]);
+        assert_eq!(read(&path).unwrap(), some());
+        let start = ReplayPosition::start(GroupName::new("g").unwrap(), Epoch(1), Hash::ZERO);
+        let at = |seq, time| ReplayPosition { seq: Seq(seq), time: UnixMicros(time), ..start.clone() };
+        assert_eq!(counting(&path, &at(900, 0)).unwrap(), some()[..2]);
+        assert_eq!(counting(&path, &at(5, 10)).unwrap(), some()[..1], "of a heartbeat that did not come to count");
+        assert_eq!(counting(&path, &at(4, 90)).unwrap(), []);
     }
 
     #[test]

@@ -14,8 +14,10 @@ use farshore_changelog::units::UnixMicros;
 use crate::error::TargetError;
 
 const MAGIC: [u8; 8] = *b"FARSHPOS";
-/// The version that is written and read.
-pub const VERSION: u32 = 1;
+/// The version that is written.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read. It has neither overflow nor the last undo batch.
+const VERSION_OLDEST: u32 = 1;
 /// Distance of the two slots, in bytes: a sector can be torn, its neighbour's is not.
 const SLOT_BYTES: u64 = 4096;
 
@@ -38,11 +40,17 @@ const CONSISTENT_TIME_AT: usize = CONSISTENT_UNDO_END_AT + 8;
 const RESYNC_ANNOUNCED_AT: usize = CONSISTENT_TIME_AT + 8;
 const RESYNC_APPLIED_AT: usize = RESYNC_ANNOUNCED_AT + 8;
 const LAST_PERIODIC_AT: usize = RESYNC_APPLIED_AT + 8;
+/// Of all before, in every version.
 const SUM_AT: usize = LAST_PERIODIC_AT + 8;
+const UNDO_NUMBER_AT: usize = SUM_AT + 32;
+const UNDO_HASH_AT: usize = UNDO_NUMBER_AT + 8;
+/// Of all before, from version 2 on.
+const WHOLE_SUM_AT: usize = UNDO_HASH_AT + 32;
 /// Bytes of a slot that carry something.
-const USED_BYTES: usize = SUM_AT + 32;
+const USED_BYTES: usize = WHOLE_SUM_AT + 32;
 
 const FLAG_RESYNC: u32 = 1;
+const FLAG_OVERFLOW: u32 = 2;
 
 /// The newest consistent position: a state that a VM may be started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,13 +71,29 @@ impl Consistent {
     }
 }
 
+/// An undo batch, as the next one names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastUndo {
+    /// Its number, 0 when there is none yet.
+    pub number: SegmentNo,
+    /// Its hash, zero when there is none yet.
+    pub hash: Hash,
+}
+
+impl LastUndo {
+    /// Of a journal that has no batch yet.
+    pub const NONE: Self = Self { number: SegmentNo(0), hash: Hash::ZERO };
+}
+
 /// Where replay stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayPosition {
     /// Whose it is.
     pub group: GroupName,
-    /// A resync is in progress: the images are not a state of the source.
+    /// A resync is in progress, or to come: the images are not a state of the source.
     pub resync: bool,
+    /// Operations of the guest are missing from the log, and the resync that repairs that has not begun.
+    pub overflow: bool,
     /// Counts the writes of this file.
     pub generation: u64,
     /// The epoch that is replayed.
@@ -84,6 +108,8 @@ pub struct ReplayPosition {
     pub hash: Hash,
     /// Journal offset that belongs to this position.
     pub undo_end: u64,
+    /// The undo batch that ends there; `None` where an older version wrote the position.
+    pub last_undo: Option<LastUndo>,
     /// Time of the position (source's clock, made monotonic).
     pub time: UnixMicros,
     /// The newest consistent position.
@@ -103,6 +129,7 @@ impl ReplayPosition {
         Self {
             group,
             resync: false,
+            overflow: false,
             generation: 0,
             epoch,
             seq: Seq(0),
@@ -110,6 +137,7 @@ impl ReplayPosition {
             chain_seq: Seq(0),
             hash,
             undo_end: 0,
+            last_undo: Some(LastUndo::NONE),
             time: UnixMicros(0),
             consistent: Consistent::default(),
             resync_announced: 0,
@@ -130,7 +158,7 @@ impl ReplayPosition {
     /// [`TargetError::Io`], [`TargetError::Damaged`], [`TargetError::Version`].
     pub fn read(path: &Path) -> Result<Option<Self>, TargetError> {
         match File::open(path) {
-            Ok(file) => Ok(Some(newest(path, &file)?.1)),
+            Ok(file) => Ok(Some(newest(path, &file)?.position)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(TargetError::io("open", path)(e)),
         }
@@ -141,7 +169,8 @@ impl ReplayPosition {
         let mut put = |at: usize, bytes: &[u8]| b[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);
         put(VERSION_AT, &VERSION.to_le_bytes());
-        put(FLAGS_AT, &(if self.resync { FLAG_RESYNC } else { 0 }).to_le_bytes());
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        put(FLAGS_AT, &(flag(self.resync, FLAG_RESYNC) | flag(self.overflow, FLAG_OVERFLOW)).to_le_bytes());
         put(GENERATION_AT, &self.generation.to_le_bytes());
         put(GROUP_AT, self.group.as_str().as_bytes());
         put(HASH_AT, &self.hash.0);
@@ -163,10 +192,18 @@ impl ReplayPosition {
             put(at, &value.to_le_bytes());
         }
         let sum = Hash::of(&b[..SUM_AT]);
-        b[SUM_AT..].copy_from_slice(&sum.0);
+        b[SUM_AT..UNDO_NUMBER_AT].copy_from_slice(&sum.0);
+        let last = self.last_undo.unwrap_or(UNKNOWN_UNDO);
+        b[UNDO_NUMBER_AT..UNDO_HASH_AT].copy_from_slice(&last.number.0.to_le_bytes());
+        b[UNDO_HASH_AT..WHOLE_SUM_AT].copy_from_slice(&last.hash.0);
+        let sum = Hash::of(&b[..WHOLE_SUM_AT]);
+        b[WHOLE_SUM_AT..].copy_from_slice(&sum.0);
         b
     }
 }
+
+/// Stands for `None`: of a batch that was not looked at since an older version wrote the position.
+const UNKNOWN_UNDO: LastUndo = LastUndo { number: SegmentNo(u64::MAX), hash: Hash::ZERO };
 
 /// What a slot holds.
 enum Slot {
@@ -188,17 +225,20 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
     let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
     // The hash has its place in every version: a torn slot must not pass for one of another version.
     let version = u32_at(VERSION_AT);
-    let sound = Hash::of(&b[..SUM_AT]).0 == b[SUM_AT..];
-    if version != VERSION {
+    let sound = Hash::of(&b[..SUM_AT]).0 == b[SUM_AT..UNDO_NUMBER_AT];
+    if !(VERSION_OLDEST..=VERSION).contains(&version) {
         return Slot::OtherVersion { found: version, sound };
     }
-    if !sound {
+    let newer = version > VERSION_OLDEST;
+    if !sound || (newer && Hash::of(&b[..WHOLE_SUM_AT]).0 != b[WHOLE_SUM_AT..]) {
         return Slot::Bad("wrong hash");
     }
     let flags = u32_at(FLAGS_AT);
-    if flags & !FLAG_RESYNC != 0 {
+    if flags & !(FLAG_RESYNC | if newer { FLAG_OVERFLOW } else { 0 }) != 0 {
         return Slot::Bad("unknown flags");
     }
+    let hash_at = |at: usize| Hash(b[at..at + 32].try_into().expect("thirty-two bytes"));
+    let last_undo = LastUndo { number: SegmentNo(u64_at(UNDO_NUMBER_AT)), hash: hash_at(UNDO_HASH_AT) };
     let name = &b[GROUP_AT..GROUP_AT + GROUP_NAME_MAX_BYTES];
     let len = name.iter().position(|&c| c == 0).unwrap_or(name.len());
     let padded = name[len..].iter().all(|&c| c == 0);
@@ -206,17 +246,18 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
     let Some(group) = name.and_then(|name| GroupName::new(name).ok()) else {
         return Slot::Bad("no group name");
     };
-    let hash: [u8; 32] = b[HASH_AT..HASH_AT + 32].try_into().expect("thirty-two bytes");
     Slot::Good(Box::new(ReplayPosition {
         group,
         resync: flags & FLAG_RESYNC != 0,
+        overflow: flags & FLAG_OVERFLOW != 0,
         generation: u64_at(GENERATION_AT),
         epoch: Epoch(u64_at(EPOCH_AT)),
         seq: Seq(u64_at(SEQ_AT)),
         number: SegmentNo(u64_at(NUMBER_AT)),
         chain_seq: Seq(u64_at(CHAIN_SEQ_AT)),
-        hash: Hash(hash),
+        hash: hash_at(HASH_AT),
         undo_end: u64_at(UNDO_END_AT),
+        last_undo: Some(last_undo).filter(|last| newer && *last != UNKNOWN_UNDO),
         time: UnixMicros(u64_at(TIME_AT)),
         consistent: Consistent {
             position: Position { epoch: Epoch(u64_at(CONSISTENT_EPOCH_AT)), seq: Seq(u64_at(CONSISTENT_SEQ_AT)) },
@@ -229,9 +270,15 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
     }))
 }
 
-/// The slot that counts, and its index.
-fn newest(path: &Path, file: &File) -> Result<(u64, ReplayPosition), TargetError> {
-    let mut best: Option<(u64, ReplayPosition)> = None;
+/// The slot that counts.
+struct Counts {
+    slot: u64,
+    bytes: [u8; USED_BYTES],
+    position: ReplayPosition,
+}
+
+fn newest(path: &Path, file: &File) -> Result<Counts, TargetError> {
+    let mut best: Option<Counts> = None;
     let mut bad = "";
     let version = |found| TargetError::Version { path: path.to_path_buf(), found, supported: VERSION };
     let mut other = None;
@@ -247,8 +294,8 @@ fn newest(path: &Path, file: &File) -> Result<(u64, ReplayPosition), TargetError
         }
         match decode(&bytes) {
             Slot::Good(position) => {
-                if best.as_ref().is_none_or(|(_, b)| b.generation < position.generation) {
-                    best = Some((slot, *position));
+                if best.as_ref().is_none_or(|best| best.position.generation < position.generation) {
+                    best = Some(Counts { slot, bytes, position: *position });
                 }
             }
             Slot::OtherVersion { found, sound: true } => return Err(version(found)),
@@ -291,10 +338,14 @@ impl PositionFile {
     /// [`TargetError::Io`], [`TargetError::Damaged`], [`TargetError::Version`].
     pub fn open(path: &Path) -> Result<Self, TargetError> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(TargetError::io("open", path))?;
-        // A process that was killed may have left the newest slot in memory only, and the next write goes over the other one.
-        medium::sync_data(&file).map_err(TargetError::io("fdatasync", path))?;
-        let (slot, current) = newest(path, &file)?;
-        Ok(Self { path: path.to_path_buf(), file, slot, current, failed: false })
+        let Counts { slot, bytes, position } = newest(path, &file)?;
+        // The next write goes over the other slot, and this one may be in memory only: its writer was killed before its
+        // fdatasync, or that failed. After a failure the kernel takes the page for clean, and an fdatasync alone would succeed
+        // and prove nothing; so the same bytes are written once more.
+        medium::write_all_at(&file, &bytes, slot * SLOT_BYTES)
+            .and_then(|()| medium::sync_data(&file))
+            .map_err(TargetError::io("write", path))?;
+        Ok(Self { path: path.to_path_buf(), file, slot, current: position, failed: false })
     }
 
     /// The position that counts.
@@ -327,11 +378,17 @@ impl PositionFile {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use nix::errno::Errno;
+
     use super::*;
+    use crate::testing::disk::{Disk, Fails};
 
     fn sample() -> ReplayPosition {
         let mut p = ReplayPosition::start(GroupName::new("web01").unwrap(), Epoch(3), Hash::of(b"x"));
         (p.resync, p.seq, p.number, p.chain_seq, p.undo_end) = (true, Seq(7), SegmentNo(2), Seq(9), 4096);
+        (p.overflow, p.last_undo) = (true, Some(LastUndo { number: SegmentNo(5), hash: Hash::of(b"undo") }));
         p.consistent =
             Consistent { position: Position { epoch: Epoch(2), seq: Seq(44) }, undo_end: 1024, time: UnixMicros(5) };
         (p.time, p.resync_announced, p.resync_applied, p.last_periodic) = (UnixMicros(6), 10, 11, UnixMicros(12));
@@ -340,7 +397,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_the_documented_one() {
-        assert_eq!((SUM_AT, USED_BYTES), (224, 256));
+        assert_eq!((SUM_AT, UNDO_NUMBER_AT, UNDO_HASH_AT, WHOLE_SUM_AT, USED_BYTES), (224, 256, 264, 296, 328));
         assert_eq!((UNDO_END_AT, CONSISTENT_EPOCH_AT, LAST_PERIODIC_AT), (152, 168, 216));
     }
 
@@ -365,6 +422,41 @@ mod tests {
     }
 
     #[test]
+    fn what_an_opening_gives_is_durable_also_after_an_fdatasync_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("position");
+        let mut file = PositionFile::create(&path, sample()).unwrap();
+        file.advance(sample()).unwrap();
+        let disk = Disk::under(dir.path());
+        let _simulated = medium::simulate(Rc::new(disk.clone()));
+        disk.fail(Fails::Syncs, Errno::EIO, &path, 0, 1);
+        file.advance(sample()).unwrap_err();
+        assert!(file.advance(sample()).is_err(), "the first failure latches");
+        let opened = PositionFile::open(&path).unwrap();
+        disk.cut_power();
+        assert_eq!(ReplayPosition::read(&path).unwrap().as_ref(), Some(opened.current()));
+    }
+
+    #[test]
+    fn version_1_is_read_and_the_next_write_is_version_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("position");
+        let old = ReplayPosition { overflow: false, last_undo: None, ..sample() };
+        let mut slot = old.encode();
+        slot[VERSION_AT] = 1;
+        let sum = Hash::of(&slot[..SUM_AT]);
+        slot[SUM_AT..UNDO_NUMBER_AT].copy_from_slice(&sum.0);
+        slot[UNDO_NUMBER_AT..].fill(0);
+        let mut bytes = vec![0; 2 * SLOT_BYTES as usize];
+        bytes[..USED_BYTES].copy_from_slice(&slot);
+        std::fs::write(&path, bytes).unwrap();
+        let mut file = PositionFile::open(&path).unwrap();
+        assert_eq!(file.current(), &old);
+        file.advance(sample()).unwrap();
+        assert_eq!(ReplayPosition::read(&path).unwrap(), Some(ReplayPosition { generation: 1, ..sample() }));
+    }
+
+    #[test]
     fn another_version_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("position");
@@ -378,11 +470,11 @@ mod tests {
         writer_of(&path).write_all_at(&[9], VERSION_AT as u64).unwrap();
         assert_eq!(ReplayPosition::read(&path).unwrap().unwrap().generation, 1);
         let mut newer = sample().encode();
-        newer[VERSION_AT] = 2;
+        newer[VERSION_AT] = 3;
         let sum = Hash::of(&newer[..SUM_AT]);
-        newer[SUM_AT..].copy_from_slice(&sum.0);
+        newer[SUM_AT..UNDO_NUMBER_AT].copy_from_slice(&sum.0);
         writer_of(&path).write_all_at(&newer, 0).unwrap();
-        assert!(matches!(ReplayPosition::read(&path), Err(TargetError::Version { found: 2, .. })));
+        assert!(matches!(ReplayPosition::read(&path), Err(TargetError::Version { found: 3, .. })));
     }
 
     fn writer_of(path: &Path) -> File {

@@ -143,7 +143,7 @@ impl Processor {
         groups.map_err(|source| ProcessorError::Vault { url: self.config.vault_url.clone(), source })
     }
 
-    fn task(&self, group: GroupName) -> GroupTask {
+    pub(crate) fn task(&self, group: GroupName) -> GroupTask {
         let vault = VaultName { url: self.vault.url().to_owned(), id: self.vault.id().to_owned() };
         let fetcher = Fetcher::new(
             self.vault.group(&group),

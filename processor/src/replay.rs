@@ -10,7 +10,8 @@ use farshore_vault::EpochObject;
 use crate::chain;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
-use crate::points::Point;
+use crate::lease;
+use crate::points::{self, Point};
 use crate::position::{PositionFile, ReplayPosition};
 use crate::target::{DiskTable, GroupDir, Origin, TargetDisk};
 use crate::undo::journal::Journal;
@@ -38,6 +39,8 @@ pub struct Replay {
     pub(crate) position: PositionFile,
     /// Oldest first.
     pub(crate) points: Vec<Point>,
+    /// The catalogue was written since the target was opened.
+    pub(crate) points_are_durable: bool,
 }
 
 impl Replay {
@@ -66,7 +69,7 @@ impl Replay {
         origin.write(dir)?;
         let images = disks.iter().map(|disk| Image::create(&dir.image(&disk.name), disk.size_bytes));
         let images = images.collect::<Result<Vec<_>, _>>()?;
-        let journal = Journal::open(&dir.undo(), group, 0)?.journal;
+        let journal = Journal::open(&dir.undo(), group, 0, None)?.journal;
         if journal.end() != 0 {
             let what =
                 "there is an undo journal and no position; move the group's folder away, or restore the position";
@@ -75,7 +78,8 @@ impl Replay {
         let published = Publisher::open(&dir.published(), 0)?;
         let start = ReplayPosition::start(group.clone(), epoch.epoch, hash);
         let position = PositionFile::create(&dir.position(), start)?;
-        Ok(Self { dir: dir.clone(), _lock: lock, origin, images, journal, published, position, points: Vec::new() })
+        let (dir, points) = (dir.clone(), Vec::new());
+        Ok(Self { dir, _lock: lock, origin, images, journal, published, position, points, points_are_durable: false })
     }
 
     /// Where replay stands.
@@ -135,6 +139,24 @@ impl Replay {
         self.journal.disown_tail(self.position.current())?;
         self.published.store(self.journal.end());
         Ok(self.advance_to(next, hash, true)?)
+    }
+
+    /// Replaces the catalogue with the points as they are here.
+    pub(crate) fn write_points(&mut self) -> Result<(), TargetError> {
+        points::write(&self.dir.points(), &self.points)?;
+        self.points_are_durable = true;
+        Ok(())
+    }
+
+    /// After a failure: what of the journal no image was touched for is taken away, unless a view may have read it.
+    pub(crate) fn give_back(&mut self) {
+        let root = self.dir.root().to_path_buf();
+        let mut held = None;
+        self.journal.give_back(|| {
+            // No view may be opened until it is done.
+            held = Some(lease::freeze(&root)?);
+            Ok(lease::oldest_needed(&root)?.is_some())
+        });
     }
 
     /// Makes the images those of `next`.

@@ -10,7 +10,7 @@ use farshore_changelog::units::UnixMicros;
 
 use crate::error::TargetError;
 use crate::lease;
-use crate::points::{self, Point, PointKind};
+use crate::points::{Point, PointKind};
 use crate::position::ReplayPosition;
 use crate::replay::Replay;
 use crate::undo::journal;
@@ -32,17 +32,23 @@ pub struct Policy {
 }
 
 /// Which of `points` (oldest first) stay at the time `now`. Pure. The newest point always stays.
+///
+/// A point's time does not go back when the source's clock does, so after that was a year ahead points would be young for a
+/// year. One that is later than now ages by what the clock said, or, where that was wrong itself, with the point after it.
 #[must_use]
 pub fn kept(points: &[Point], now: UnixMicros, policy: &Policy) -> Vec<Point> {
     let (mut periodic, mut marks) = (0, 0);
     let mut kept: Vec<Point> = Vec::new();
+    let mut after = now;
     for (i, point) in points.iter().enumerate().rev() {
+        let time = [point.time, point.clock].into_iter().find(|time| *time <= now).unwrap_or(after).min(after);
+        after = time;
         let room = match point.kind {
             PointKind::Periodic => counted(&mut periodic) <= policy.max_points,
             PointKind::Mark(_) => counted(&mut marks) <= MARKS_MAX,
         };
         let newest = i + 1 == points.len();
-        if newest || (room && now.since(point.time) <= policy.max_age) {
+        if newest || (room && now.since(time) <= policy.max_age) {
             kept.push(point.clone());
         }
     }
@@ -87,17 +93,23 @@ pub fn prune_target(
     let now = replay.position().time.min(wall);
     let kept = kept(&replay.points, now, policy);
     if kept.len() < replay.points.len() {
-        points::write(&replay.dir.points(), &kept)?;
         tracing::info!(%group, pruned = replay.points.len() - kept.len(), left = kept.len(), "recovery points pruned");
         replay.points = kept;
+        replay.write_points()?;
     }
-    let root = replay.dir.root();
-    let io = |doing| TargetError::io(doing, root);
-    match lease::freeze(root) {
+    let root = replay.dir.root().to_path_buf();
+    let io = |doing| TargetError::io(doing, &root);
+    match lease::freeze(&root) {
         Ok(_frozen) => {
-            let leased = lease::oldest_needed(root).map_err(io("read the leases of"))?;
+            let leased = lease::oldest_needed(&root).map_err(io("read the leases of"))?;
             let needed = undo_needed(&replay.points, replay.position(), leased);
-            journal::remove_before(&replay.dir.undo(), needed)?;
+            let files = journal::not_needed(&replay.dir.undo(), needed)?;
+            if !files.is_empty() && !replay.points_are_durable {
+                // What was found at the opening may be in memory only, and an older catalogue, with points that need these
+                // files, come back after a power cut.
+                replay.write_points()?;
+            }
+            journal::remove(&files)?;
         }
         Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {
             tracing::warn!(%group, error = %e, "the undo journal is not pruned this time");

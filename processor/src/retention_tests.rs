@@ -7,7 +7,8 @@ use crate::position::Consistent;
 fn point(id: u64, time: u64, mark: bool) -> Point {
     let kind = if mark { PointKind::Mark("m".into()) } else { PointKind::Periodic };
     let position = Position { epoch: Epoch(1), seq: Seq(id * 10) };
-    Point { id, position, time: UnixMicros(time), undo_end: id * 100, kind }
+    let time = UnixMicros(time);
+    Point { id, position, time, clock: time, undo_end: id * 100, kind }
 }
 
 proptest! {

@@ -39,17 +39,22 @@ impl Replay {
             origin.write(dir)?;
         }
         let mut images = open_images(dir, origin.disks_at(at.epoch))?;
-        let Opened { journal, beyond } = Journal::open(&dir.undo(), group, at.undo_end)?;
+        let Opened { journal, beyond } = Journal::open(&dir.undo(), group, at.undo_end, at.last_undo)?;
         // Before an image is touched, as always.
         let published = Publisher::open(&dir.published(), journal.end())?;
         if !beyond.is_empty() {
             tracing::info!(%group, position = %at.position(), batches = beyond.len(), "writing back what was not finished");
             write_back(dir, group, &beyond, &mut images)?;
         }
-        let mut points = points::read(&dir.points(), at.position())?;
-        // A heartbeat's point has the seq of the position before it; what tells that its batch did not count is the time.
-        points.retain(|point| point.position < at.position() || point.time <= at.time);
-        Ok(Some(Self { dir: dir.clone(), _lock: lock, origin, images, journal, published, position, points }))
+        let points = points::counting(&dir.points(), at)?;
+        let stray = points.len() < points::read(&dir.points())?.len();
+        if stray {
+            // The batch of an entry beyond the position may be cut elsewhere next time, or never be applied: nobody must find
+            // the entry once the position has passed it.
+            points::write(&dir.points(), &points)?;
+        }
+        let (dir, points_are_durable) = (dir.clone(), stray);
+        Ok(Some(Self { dir, _lock: lock, origin, images, journal, published, position, points, points_are_durable }))
     }
 }
 

@@ -29,6 +29,9 @@ pub enum GroupState {
     InitialReplication,
     /// Lost regions are copied: no new point until it ends, the old ones are good.
     Resync,
+    /// The source had no room for its log, and what it left out is not copied yet: no new point until a resync has ended, the
+    /// old ones are good.
+    Overflow,
     /// The source writes, replay follows.
     Following,
     /// Nothing but heartbeats, or nothing at all.
@@ -91,6 +94,7 @@ impl GroupState {
     #[must_use]
     pub fn going(position: Option<&ReplayPosition>, active: bool) -> Self {
         match position {
+            Some(p) if p.overflow => Self::Overflow,
             Some(p) if p.resync && p.consistent.exists() => Self::Resync,
             Some(p) if p.resync => Self::InitialReplication,
             Some(_) if active => Self::Following,

@@ -203,7 +203,7 @@ async fn another_point_is_another_overlay_and_not_another_epoch() {
     site.source.mark("one");
     site.ship(2).await;
     site.process().await;
-    let points = crate::points::read(&site.dir().points(), site.source.position()).unwrap();
+    let points = crate::points::read(&site.dir().points()).unwrap();
     let first = points.first().unwrap().clone();
     let done = site.fail_over("latest", "failover").await.unwrap();
     let id = format!("p{}", first.id);

@@ -205,7 +205,7 @@ impl GroupTask {
         if self.open()?.is_none() {
             return Ok(Turn::CaughtUp);
         }
-        self.retain()?;
+        self.make_room()?;
         let turn = self.advance(stop)?;
         self.retain()?;
         Ok(turn)
@@ -303,9 +303,7 @@ impl GroupTask {
             Seen::Gap(Later::Segment(later)) => {
                 Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later })
             }
-            Seen::Gap(Later::Successor(next)) => {
-                Err(GroupError::Unsealed { at: self.key(epoch, number), epoch, next })
-            }
+            Seen::Gap(Later::Successor(next)) => Err(GroupError::Unsealed { at: self.key(epoch, number), epoch, next }),
         }
     }
 

@@ -94,4 +94,3 @@ impl GroupOutcome {
         self.error.is_none()
     }
 }
-

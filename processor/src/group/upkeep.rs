@@ -7,6 +7,7 @@ use farshore_changelog::units::UnixMicros;
 
 use super::GroupTask;
 use crate::error::GroupError;
+use crate::processor::ProcessorConfig;
 use crate::retention::{Policy, prune_target};
 
 /// Retention runs this often, and after each new point.
@@ -14,7 +15,21 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// The vault's log is pruned this often: it takes a listing.
 const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
 
+fn policy(config: &ProcessorConfig) -> Policy {
+    Policy { max_age: config.retention, max_points: config.max_points }
+}
+
 impl GroupTask {
+    /// Retention of the target before anything is applied, at the start and while the group is stopped: on a full disk nothing
+    /// else makes room.
+    pub(super) fn make_room(&mut self) -> Result<(), GroupError> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        if self.last_retention.is_none() {
+            prune_target(replay, &self.group, &policy(&self.config), clock::wall())?;
+        }
+        Ok(())
+    }
+
     /// Retention, when it is due: points first, then what only they needed.
     pub(super) fn retain(&mut self) -> Result<(), GroupError> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
@@ -23,8 +38,7 @@ impl GroupTask {
         if !new_point && self.last_retention.is_some_and(|last| now - last < RETENTION_EVERY) {
             return Ok(());
         }
-        let policy = Policy { max_age: self.config.retention, max_points: self.config.max_points };
-        let needed = prune_target(replay, &self.group, &policy, clock::wall())?;
+        let needed = prune_target(replay, &self.group, &policy(&self.config), clock::wall())?;
         self.last_retention = Some(now);
         self.retained = replay.points().len();
         if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {

@@ -1,6 +1,7 @@
 //! The files of the undo journal: `<offset>.undo`, named after the journal offset of their first byte.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::TargetError;
@@ -34,10 +35,11 @@ pub fn path_of(undo: &Path, start: u64) -> PathBuf {
     undo.join(format!("{start:0OFFSET_DIGITS$}{SUFFIX}"))
 }
 
-/// The files of the folder `undo`, oldest first; other names are passed over. An absent folder holds none.
+/// The files of the folder `undo`, oldest first; other names are passed over. An absent folder holds none. They join, unless one
+/// is missing or was cut: see [`holes`].
 ///
 /// # Errors
-/// [`TargetError::Io`]; [`TargetError::Damaged`] when two files do not join (one is missing, or was cut).
+/// [`TargetError::Io`].
 pub fn list(undo: &Path) -> Result<Vec<UndoFile>, TargetError> {
     let mut files = Vec::new();
     let entries = match std::fs::read_dir(undo) {
@@ -61,14 +63,23 @@ pub fn list(undo: &Path) -> Result<Vec<UndoFile>, TargetError> {
         if files[i - 1].end() < next {
             // The listing is no snapshot: the file may have grown after it was looked at, and before the next was made.
             let path = files[i - 1].path.clone();
-            files[i - 1].len = std::fs::metadata(&path).map_err(TargetError::io("stat", &path))?.len();
+            files[i - 1].len = match std::fs::metadata(&path) {
+                Ok(meta) => meta.len(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => files[i - 1].len,
+                Err(e) => return Err(TargetError::io("stat", &path)(e)),
+            };
         }
-        if files[i - 1].end() != next {
-            let what = format!("it ends at {}, the next file begins at {next}", files[i - 1].end());
-            return Err(TargetError::damaged(&files[i - 1].path, files[i - 1].len, what));
-        }
+        // Whatever lies beyond the next one's beginning is not the journal's.
+        files[i - 1].len = files[i - 1].len.min(next - files[i - 1].start);
     }
     Ok(files)
+}
+
+/// The holes between `files`: from where to where the journal is missing.
+#[must_use]
+pub fn holes(files: &[UndoFile]) -> Vec<Range<u64>> {
+    let ends = files.windows(2).map(|w| w[0].end()..w[1].start);
+    ends.filter(|hole| !hole.is_empty()).collect()
 }
 
 fn start_of(name: &str) -> Option<u64> {
@@ -92,12 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_join_are_refused() {
+    fn where_files_do_not_join_is_a_hole() {
         let dir = tempfile::tempdir().unwrap();
+        let lens = |dir: &Path| list(dir).unwrap().iter().map(|f| (f.start, f.len)).collect::<Vec<_>>();
         std::fs::write(path_of(dir.path(), 0), [0; 100]).unwrap();
         std::fs::write(path_of(dir.path(), 100), [0; 10]).unwrap();
-        assert_eq!(list(dir.path()).unwrap().len(), 2);
+        assert_eq!(holes(&list(dir.path()).unwrap()), []);
+        std::fs::write(path_of(dir.path(), 150), [0; 10]).unwrap();
+        assert_eq!(holes(&list(dir.path()).unwrap()), vec![110..150]);
         std::fs::write(path_of(dir.path(), 99), [0; 10]).unwrap();
-        assert!(matches!(list(dir.path()), Err(TargetError::Damaged { .. })));
+        assert_eq!(lens(dir.path()), [(0, 99), (99, 1), (100, 10), (150, 10)]);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
@@ -9,11 +11,11 @@ use farshore_changelog::medium::{self, Create};
 use farshore_changelog::segment::{Index, Kind, SegmentError, SegmentWriter, Stamp};
 use farshore_changelog::{clock, crashsafe};
 
-use super::files;
+use super::files::{self, UndoFile};
 use super::published;
 use super::reader::{Found, JournalReader};
 use crate::error::TargetError;
-use crate::position::ReplayPosition;
+use crate::position::{LastUndo, ReplayPosition};
 
 /// A file that has reached this size is followed by a new one at the next batch, also where no point is cut: so that a long
 /// resync does not make one file of everything.
@@ -23,6 +25,8 @@ const FILE_ROTATES_AT_BYTES: u64 = 1 << 30;
 pub const CONSISTENT: SegmentNo = SegmentNo(1);
 /// Files that retention leaves in any case: the batch before the next one is in them, whose hash the next one names.
 const FILES_KEPT: usize = 2;
+/// Bytes copied at a time.
+const COPY_STEP_BYTES: usize = 1 << 20;
 
 /// The journal, open for appending.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct Journal {
     undo: PathBuf,
     group: GroupName,
     end: u64,
+    /// Where the last successful fdatasync left it: no image was touched for what lies beyond.
+    durable_end: u64,
     number: SegmentNo,
     prev: Hash,
     file: Option<OpenFile>,
@@ -56,87 +62,93 @@ pub struct Opened {
 }
 
 impl Journal {
-    /// Opens the journal in the folder `undo`, which is created when it is absent. `undo_end` is the position's. What
-    /// follows the last complete batch was never finished and is cut off.
+    /// Opens the journal in the folder `undo`, which is created when it is absent. `undo_end` is the position's, `last` the
+    /// batch that ends there, where it is known. What follows the last complete batch was never finished and is cut off; the
+    /// complete batches beyond `undo_end` are durable when this returns.
     ///
     /// # Errors
     /// [`TargetError::Damaged`] when the journal does not reach `undo_end`, when `undo_end` lies inside a batch, or when a batch
-    /// that was complete once is not whole.
-    pub fn open(undo: &Path, group: &GroupName, undo_end: u64) -> Result<Opened, TargetError> {
+    /// beyond it that was complete once is not whole. Damage below it is no error where `last` is known.
+    pub fn open(undo: &Path, group: &GroupName, undo_end: u64, last: Option<LastUndo>) -> Result<Opened, TargetError> {
         crashsafe::create_dir_all(undo).map_err(TargetError::io("create", undo))?;
         let published = published::read(&undo.join("published"))?.unwrap_or(0);
         let mut reader = JournalReader::open(undo, group.clone())?;
-        let mut journal = Self {
-            undo: undo.to_path_buf(),
-            group: group.clone(),
-            end: scan_start(&reader, undo_end),
-            number: SegmentNo(0),
-            prev: Hash::ZERO,
-            file: None,
-            failed: false,
-        };
-        if journal.end > undo_end {
+        if !reader.reaches(undo_end) {
             return Err(TargetError::damaged(undo, undo_end, "the undo file that belongs to the position is missing"));
         }
-        let mut beyond = Vec::new();
+        let start = if last.is_some() { undo_end } else { scan_start(&reader, undo_end) };
+        let LastUndo { number, hash: prev } = last.unwrap_or(LastUndo::NONE);
+        let (undo, group) = (undo.to_path_buf(), group.clone());
+        let mut journal = Self { undo, group, end: start, durable_end: start, number, prev, file: None, failed: false };
+        let beyond = journal.scan(&mut reader, undo_end, published)?;
+        if journal.end > undo_end {
+            make_durable(&journal.undo, undo_end, journal.end)?;
+        }
+        journal.durable_end = journal.end;
+        Ok(Opened { journal, beyond })
+    }
+
+    /// Walks to the end of the journal; gives the batches beyond `undo_end`.
+    fn scan(
+        &mut self,
+        reader: &mut JournalReader,
+        undo_end: u64,
+        published: u64,
+    ) -> Result<Vec<(u64, Box<Index>)>, TargetError> {
+        let (mut beyond, undo) = (Vec::new(), self.undo.clone());
+        let damaged = |at: u64, what: &str| Err(TargetError::damaged(&undo, at, what));
         loop {
-            let index = match reader.batch_at(journal.end)? {
+            let index = match reader.batch_at(self.end)? {
                 Found::Batch(index) => index,
-                Found::End if journal.end < undo_end.max(published) => {
-                    let what = "the undo journal ends before the position, or before what was published";
-                    return Err(TargetError::damaged(undo, journal.end, what));
+                Found::End if self.end < undo_end.max(published) => {
+                    return damaged(
+                        self.end,
+                        "the undo journal ends before the position, or before what was published",
+                    );
                 }
-                Found::End => break,
-                Found::Unfinished { path, offset, error } if journal.end < undo_end.max(published) => {
+                Found::End => return Ok(beyond),
+                Found::Unfinished { path, offset, error } if self.end < undo_end.max(published) => {
                     return Err(TargetError::damaged(&path, offset, error.to_string()));
                 }
                 Found::Unfinished { path, offset, .. } => {
-                    cut_off(&reader, &path, offset)?;
-                    break;
+                    cut_off(reader, &path, offset)?;
+                    return Ok(beyond);
                 }
             };
-            if journal.end >= undo_end && !blocks_are_whole(&mut reader, journal.end, &index)? {
-                if journal.end < published {
-                    return Err(TargetError::damaged(
-                        undo,
-                        journal.end,
-                        "a block of a published undo batch is damaged",
-                    ));
+            if self.end >= undo_end && !blocks_are_whole(reader, self.end, &index)? {
+                if self.end < published {
+                    return damaged(self.end, "a block of a published undo batch is damaged");
                 }
-                let file = reader.files().iter().rev().find(|file| file.start <= journal.end);
+                let file = reader.files().iter().rev().find(|file| file.start <= self.end);
                 let file = file.expect("the batch was read from it").clone();
-                cut_off(&reader, &file.path, journal.end - file.start)?;
-                break;
+                cut_off(reader, &file.path, self.end - file.start)?;
+                return Ok(beyond);
             }
-            if journal.number != SegmentNo(0) && index.head().prev != journal.prev {
-                return Err(TargetError::damaged(undo, journal.end, "an undo batch does not follow the one before it"));
+            if self.number != SegmentNo(0) && index.head().prev != self.prev {
+                return damaged(self.end, "an undo batch does not follow the one before it");
             }
-            let (at, crossed) = (journal.end, journal.end < undo_end);
-            journal.end += index.total_len();
-            if crossed && journal.end > undo_end {
-                return Err(TargetError::damaged(undo, undo_end, "the position's undo_end lies inside an undo batch"));
+            let at = self.end;
+            self.end += index.total_len();
+            if at < undo_end && self.end > undo_end {
+                return damaged(undo_end, "the position's undo_end lies inside an undo batch");
             }
-            (journal.number, journal.prev) = (index.head().number, index.hash());
+            (self.number, self.prev) = (index.head().number, index.hash());
             if at >= undo_end {
                 beyond.push((at, index));
             }
         }
-        if journal.end > undo_end {
-            // A process that was killed before its fdatasync may have left them in memory only, and what comes next goes into
-            // a new file: without this a power cut could take them and leave that one, and a view may have read them.
-            for file in files::list(undo)?.iter().filter(|file| file.end() > undo_end) {
-                let synced = File::open(&file.path).and_then(|open| medium::sync_all(&open));
-                synced.map_err(TargetError::io("fsync", &file.path))?;
-            }
-            crashsafe::sync_dir(undo).map_err(TargetError::io("fsync", undo))?;
-        }
-        Ok(Opened { journal, beyond })
     }
 
     /// Journal offset after the last batch.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// The last batch.
+    #[must_use]
+    pub fn last(&self) -> LastUndo {
+        LastUndo { number: self.number, hash: self.prev }
     }
 
     /// Appends a batch that covers the seqs from `first_seq` to `last_seq`; `consistent`: whether a VM may be started from the
@@ -218,8 +230,29 @@ impl Journal {
                 crashsafe::sync_parent(&open.path).map_err(TargetError::io("fsync the folder of", &open.path))?;
                 open.new = false;
             }
+            journal.durable_end = journal.end;
             Ok(())
         })
+    }
+
+    /// After a failed append or fdatasync: takes away what no image was touched for. What an fdatasync refused is never asked for
+    /// a second one, and on a full disk a batch that is tried again and again must not fill it for good. Not while `needed`
+    /// says that a view may have read it; then the next opening makes it durable, and it stays.
+    pub fn give_back(&mut self, needed: impl FnOnce() -> io::Result<bool>) {
+        let Some(open) = &self.file else { return };
+        if self.end == self.durable_end && open.start + open.file.metadata().map_or(0, |m| m.len()) == self.end {
+            return;
+        }
+        let keep = self.durable_end - open.start;
+        let cut = needed().and_then(|needed| match (needed, keep) {
+            (true, _) => Ok(()),
+            (false, 0) => crashsafe::remove(&open.path),
+            (false, keep) => medium::set_len(&open.file, keep).and_then(|()| medium::sync_all(&open.file)),
+        });
+        if let Err(e) = cut {
+            tracing::warn!(path = %open.path.display(), error = %e, "an undo batch that was not made durable could not be taken back");
+        }
+        self.failed = true;
     }
 
     /// The next batch begins a new file. Called between batches, at every point: retention removes whole files.
@@ -278,6 +311,36 @@ pub(super) fn blocks_are_whole(reader: &mut JournalReader, at: u64, index: &Inde
     Ok(true)
 }
 
+/// Makes what lies between `from` and `end` durable: its writer was killed before its fdatasync, or that failed. What comes next
+/// goes into a new file, and a power cut must not take this and leave that one. After a failed fdatasync the kernel takes the
+/// pages for clean, and another one would succeed and prove nothing; so the bytes, which were proved, are written once more.
+fn make_durable(undo: &Path, from: u64, end: u64) -> Result<(), TargetError> {
+    for file in files::list(undo)?.iter().filter(|file| file.end() > from && file.start < end) {
+        let (first, last) = (from.saturating_sub(file.start), end.min(file.end()) - file.start);
+        let io = TargetError::io("write once more", &file.path);
+        let opened = OpenOptions::new().read(true).write(true).open(&file.path);
+        let done = opened.and_then(|old| match first {
+            // Its name may be in memory only, too.
+            0 => crashsafe::replace_with(&file.path, |new| copy(&old, new, 0..last)),
+            first => copy(&old, &old, first..last).and_then(|()| medium::sync_all(&old)),
+        });
+        done.map_err(io)?;
+    }
+    Ok(())
+}
+
+fn copy(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
+    let mut buf = vec![0; COPY_STEP_BYTES];
+    let mut at = range.start;
+    while at < range.end {
+        let step = buf.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+        from.read_exact_at(&mut buf[..step], at)?;
+        medium::write_all_at(to, &buf[..step], at)?;
+        at += step as u64;
+    }
+    Ok(())
+}
+
 /// Cuts the file at `offset`: no image was touched for what follows. Only the last file can hold something unfinished.
 fn cut_off(reader: &JournalReader, path: &Path, offset: u64) -> Result<(), TargetError> {
     if reader.files().last().is_some_and(|last| last.path != path) {
@@ -291,22 +354,24 @@ fn cut_off(reader: &JournalReader, path: &Path, offset: u64) -> Result<(), Targe
     medium::set_len(&file, offset).and_then(|()| medium::sync_all(&file)).map_err(TargetError::io("cut", path))
 }
 
-/// Removes the files of the folder `undo` that lie wholly below the journal offset `needed`. Gives the bytes freed.
+/// The files of the folder `undo` that lie wholly below the journal offset `needed`, oldest first.
 ///
 /// # Errors
 /// [`TargetError::Io`].
-pub fn remove_before(undo: &Path, needed: u64) -> Result<u64, TargetError> {
-    let found = files::list(undo)?;
-    let mut freed = 0;
-    for file in &found[..found.len().saturating_sub(FILES_KEPT)] {
-        if file.end() > needed {
-            break;
-        }
-        // Oldest first, each durably: after a crash the journal has no gap.
-        crashsafe::remove(&file.path).map_err(TargetError::io("remove", &file.path))?;
-        freed += file.len;
-    }
-    Ok(freed)
+pub fn not_needed(undo: &Path, needed: u64) -> Result<Vec<UndoFile>, TargetError> {
+    let mut found = files::list(undo)?;
+    found.truncate(found.len().saturating_sub(FILES_KEPT));
+    found.truncate(found.partition_point(|file| file.end() <= needed));
+    Ok(found)
+}
+
+/// Removes `files`, which are [`not_needed`].
+///
+/// # Errors
+/// [`TargetError::Io`].
+pub fn remove(files: &[UndoFile]) -> Result<(), TargetError> {
+    // Oldest first, each durably: after a crash the journal has no gap.
+    files.iter().try_for_each(|file| crashsafe::remove(&file.path).map_err(TargetError::io("remove", &file.path)))
 }
 
 #[cfg(test)]

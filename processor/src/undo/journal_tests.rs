@@ -30,7 +30,7 @@ fn append(journal: &mut Journal, seq: u64, sector: u64, byte: u8) -> u64 {
 }
 
 fn open(undo: &Path, undo_end: u64) -> Result<Opened, TargetError> {
-    Journal::open(undo, &group(), undo_end)
+    Journal::open(undo, &group(), undo_end, None)
 }
 
 #[test]
@@ -123,9 +123,10 @@ fn files_that_nobody_needs_are_removed_oldest_first() {
         journal.rotate();
     }
     let left = || files::list(dir.path()).unwrap().iter().map(|file| file.start).collect::<Vec<_>>();
-    remove_before(dir.path(), ends[1] - 1).unwrap();
+    let remove_before = |needed| remove(&not_needed(dir.path(), needed).unwrap()).unwrap();
+    remove_before(ends[1] - 1);
     assert_eq!(left()[0], ends[0]);
-    remove_before(dir.path(), ends[5]).unwrap();
+    remove_before(ends[5]);
     assert_eq!(left(), [ends[3], ends[4]], "the last two stay");
     let opened = open(dir.path(), ends[5]).unwrap();
     assert_eq!(opened.journal.end(), ends[5]);

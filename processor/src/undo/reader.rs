@@ -63,6 +63,12 @@ impl JournalReader {
         &self.files
     }
 
+    /// Whether a file holds the byte before `end`, and reaches it: what belongs to a position with this `undo_end` is there.
+    #[must_use]
+    pub fn reaches(&self, end: u64) -> bool {
+        end == 0 || self.files.iter().any(|file| file.start < end && end <= file.end())
+    }
+
     /// The batch that begins at the journal offset `at`. The next one begins at `at` plus its `total_len`.
     ///
     /// # Errors
@@ -128,7 +134,7 @@ impl JournalReader {
         }
         self.files = files::list(&self.undo)?;
         self.open.retain(|start, _| self.files.iter().any(|file| file.start == *start));
-        let Some(file) = holding(&self.files, at) else {
+        let Some(i) = self.files[..self.files.partition_point(|file| file.start <= at)].len().checked_sub(1) else {
             return match self.files.first() {
                 None => Ok(None),
                 Some(first) => Err(TargetError::refused(
@@ -140,10 +146,14 @@ impl JournalReader {
                 )),
             };
         };
-        if file.end() < at {
-            return Err(TargetError::damaged(&file.path, file.len, format!("the undo journal does not go on at {at}")));
+        let (file, next) = (&self.files[i], self.files.get(i + 1));
+        if file.end() > at || (file.end() == at && next.is_none()) {
+            return Ok(Some(file.clone()));
         }
-        Ok(Some(file.clone()))
+        let next =
+            next.map_or_else(|| "there is no next one".to_owned(), |n| format!("the next begins at {}", n.start));
+        let what = format!("it ends at {}, and {next}: the undo journal from {at} on is missing", file.end());
+        Err(TargetError::damaged(&file.path, file.len, what))
     }
 
     fn file(&mut self, file: &UndoFile) -> Result<&File, TargetError> {

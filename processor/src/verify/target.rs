@@ -88,7 +88,7 @@ fn offsets(dir: &GroupDir, position: &ReplayPosition, report: &mut Report) -> Wa
     if position.consistent.exists() {
         wanted.insert((position.consistent.undo_end, "the newest consistent position".to_owned()));
     }
-    match points::read(&dir.points(), position.position()) {
+    match points::counting(&dir.points(), position) {
         Ok(points) => {
             report.read(0);
             wanted.extend(points.iter().map(|point| (point.undo_end, format!("recovery point p{}", point.id))));

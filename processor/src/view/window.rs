@@ -43,7 +43,7 @@ pub fn window(dir: &GroupDir, group: &GroupName, asked: &PointSpec) -> Result<Wi
     if at.group != *group {
         return Err(TargetError::refused(&dir.position(), format!("it is the position of group {}", at.group)));
     }
-    let points = points::read(&dir.points(), at.position())?;
+    let points = points::counting(&dir.points(), &at)?;
     let mut named: Vec<Published> = points.iter().map(published).collect();
     if at.consistent.exists() {
         let (position, time, undo_end) = (at.consistent.position, at.consistent.time, at.consistent.undo_end);

@@ -185,7 +185,7 @@ fn catalogue(scratch: &Path) {
     let path = scratch.join("points");
     let point = |id, seq, kind| {
         let position = Position { epoch: Epoch(3), seq: Seq(seq) };
-        Point { id, position, time: TIME, undo_end: id * 1000, kind }
+        Point { id, position, time: TIME, clock: TIME, undo_end: id * 1000, kind }
     };
     points::write(&path, &[]).expect("a catalogue can be written");
     seed("points", "empty", &fs::read(&path).expect("the catalogue is there"));

@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 const SLOT_BYTES: usize = 4096;
 const HASH: usize = 224;
+const WHOLE_HASH: usize = 296;
 
 fn read(bytes: &[u8]) {
     Scratch::with(bytes, bytes.len() as u64, |path| {
@@ -22,9 +23,11 @@ fn read(bytes: &[u8]) {
 fuzz_target!(|data: &[u8]| {
     read(data);
     let mut whole = data.to_vec();
-    for slot in whole.chunks_mut(SLOT_BYTES).filter(|slot| slot.len() >= HASH + 32) {
-        let hash = blake3::hash(&slot[..HASH]);
-        put(slot, HASH, hash.as_bytes());
+    for slot in whole.chunks_mut(SLOT_BYTES).filter(|slot| slot.len() >= WHOLE_HASH + 32) {
+        for at in [HASH, WHOLE_HASH] {
+            let hash = blake3::hash(&slot[..at]);
+            put(slot, at, hash.as_bytes());
+        }
     }
     read(&whole);
 });

@@ -40,7 +40,7 @@ pub fn look(site: &Site) -> Result<Option<Seen>> {
         position: at.position(),
         resync: at.resync || !at.consistent.exists(),
         age: clock::wall().since(at.consistent.time),
-        points: points::read(&dir.points(), at.position())?.len(),
+        points: points::counting(&dir.points(), &at)?.len(),
         shipped: bytes_under(&site.dir().join("vault")),
     }))
 }

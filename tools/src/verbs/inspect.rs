@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use farshore_changelog::ids::Position;
 use farshore_changelog::op::{Record, RecordFlags};
 use farshore_changelog::ring::Ring;
 use farshore_changelog::segment::{Index, Kind};
@@ -139,16 +138,15 @@ fn position(path: &Path) -> Result<Value> {
     let at = ReplayPosition::read(path)?.context("the file went away while it was read")?;
     Ok(json!({
         "kind": "position", "group": at.group, "position": at.position().to_string(), "segment": at.number, "hash": at.hash,
-        "time": at.time.to_string(), "undo_end": at.undo_end, "resync": at.resync, "generation": at.generation,
+        "time": at.time.to_string(), "undo_end": at.undo_end, "resync": at.resync, "overflow": at.overflow, "generation": at.generation,
         "consistent_position": at.consistent.position.to_string(), "consistent_time": at.consistent.time.to_string(),
     }))
 }
 
 fn catalogue(path: &Path) -> Result<Value> {
-    let end = Position { epoch: farshore_changelog::ids::Epoch(u64::MAX), seq: farshore_changelog::ids::Seq(u64::MAX) };
-    let points: Vec<Value> = points::read(path, end)?
+    let points: Vec<Value> = points::read(path)?
         .iter()
-        .map(|p| json!({ "id": p.id, "position": p.position.to_string(), "time": p.time.to_string(), "undo_end": p.undo_end, "kind": format!("{:?}", p.kind) }))
+        .map(|p| json!({ "id": p.id, "position": p.position.to_string(), "time": p.time.to_string(), "clock": p.clock.to_string(), "undo_end": p.undo_end, "kind": format!("{:?}", p.kind) }))
         .collect();
     Ok(json!({ "kind": "points", "points": points }))
 }

@@ -85,7 +85,7 @@ pub fn group_dir(target: &Path, group: &GroupName) -> Result<GroupDir> {
 /// When the target cannot be read.
 pub fn rows(dir: &GroupDir) -> Result<Vec<PointRow>> {
     let Some(standing) = ReplayPosition::read(&dir.position())? else { return Ok(Vec::new()) };
-    Ok(points::read(&dir.points(), standing.position())?.iter().map(PointRow::of).collect())
+    Ok(points::counting(&dir.points(), &standing)?.iter().map(PointRow::of).collect())
 }
 
 /// Prints the points.

@@ -201,11 +201,12 @@ fn text(rows: &[GroupRow]) -> String {
         let state = t.and_then(|t| t.state.as_ref()).map_or_else(dash, |s| match s {
             GroupState::InitialReplication => "initial replication".to_owned(),
             GroupState::Resync => "resync".to_owned(),
+            GroupState::Overflow => "overflow".to_owned(),
             GroupState::Following => "following".to_owned(),
             GroupState::Idle => "idle".to_owned(),
             GroupState::Stopped { .. } => "STOPPED".to_owned(),
         });
-        if let Some(GroupState::Stopped { reason, at }) = t.and_then(|t| t.state.as_ref()) {
+        if let Some(GroupState::Stopped { reason, at, .. }) = t.and_then(|t| t.state.as_ref()) {
             below.push_str(&format!("\n{}: stopped at {at}: {reason}", row.group));
         }
         if let Some(problem) = t.and_then(|t| t.vault_problem.as_ref()) {

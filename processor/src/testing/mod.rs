@@ -1,6 +1,8 @@
 //! Test doubles: a source that writes, logs and seals; a naive model of what the target must hold; and a way to read
 //! any position of a target.
 
+pub mod disk;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -252,11 +254,16 @@ impl Source {
 
     /// The next epoch begins; its object, for the seal of the one before.
     pub fn next_epoch(&mut self) -> EpochObject {
+        self.next_epoch_for(Reason::RingLost)
+    }
+
+    /// As [`Source::next_epoch`] for another reason.
+    pub fn next_epoch_for(&mut self, reason: Reason) -> EpochObject {
         assert!(self.pending.is_empty(), "what is not sealed is lost");
         let epoch = self.object.epoch.next();
         let nonce = Nonce([epoch.0 as u8; 16]);
         let parent = Some(self.object.epoch);
-        self.object = EpochObject { epoch, parent, nonce, reason: Reason::RingLost, ..self.object.clone() };
+        self.object = EpochObject { epoch, parent, nonce, reason, ..self.object.clone() };
         (self.number, self.prev) = (SegmentNo(0), Hash::of(&self.object.encoded()));
         (self.seq, self.first_seq) = (0, 1);
         self.note(false);

@@ -10,11 +10,15 @@ use farshore_vault::retry::RetryPolicy;
 use farshore_vault::{EpochObject, FaultStore, GroupVault, Opened, Put, Vault};
 
 use super::*;
+use crate::comeback::Backoff;
 use crate::lease::Lease;
 use crate::position::ReplayPosition;
 use crate::processor::{Processor, all_good};
 use crate::testing::{Rng, SECTORS, Source, at, images};
 use crate::undo::files;
+
+mod comeback;
+mod way_out;
 
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -39,6 +43,7 @@ impl Site {
         ProcessorConfig {
             poll: Duration::from_millis(10),
             gap_patience: PATIENCE,
+            retry: Backoff { first: Duration::from_millis(10), most: Duration::from_millis(80) },
             ..ProcessorConfig::new("memory://vault", self.folder.path())
         }
     }
@@ -91,6 +96,21 @@ impl Site {
         let group = self.group(source);
         let list = group.list_segments(Epoch(epoch), SegmentNo(1));
         self.runtime.block_on(list).unwrap().into_iter().map(|(number, _)| number.0).collect()
+    }
+
+    /// What the vault's object of a segment is, and takes it away.
+    fn take_away(&self, source: &Source, epoch: Epoch, number: u64) -> Vec<u8> {
+        let group = self.group(source);
+        self.runtime.block_on(async {
+            let bytes = group.get_segment(epoch, SegmentNo(number)).await.unwrap().expect("it is there");
+            group.delete_segment(epoch, SegmentNo(number)).await.unwrap();
+            bytes.to_vec()
+        })
+    }
+
+    /// The state that `status.json` says.
+    fn state(&self, source: &Source) -> GroupState {
+        GroupStatus::read(&self.dir(source)).unwrap().unwrap().state
     }
 
     /// Images and all points equal the source's history.
@@ -201,7 +221,7 @@ fn broken(seed: u64, spoil: impl FnOnce(&Site, &mut Source, Vec<Vec<u8>>)) -> St
     assert_eq!(stopped.status.position.unwrap().position, good, "nothing past the break is applied");
     let status = GroupStatus::read(&site.dir(&source)).unwrap().unwrap();
     assert_eq!(status.state, stopped.status.state);
-    let GroupState::Stopped { reason, at } = status.state else { panic!("{status:?}") };
+    let GroupState::Stopped { reason, at, .. } = status.state else { panic!("{status:?}") };
     assert_eq!(at, "groups/web01/log/0000000001/00000000000000000004");
     assert!(reason.contains(&at), "{reason}");
     reason
@@ -368,7 +388,7 @@ fn retention_keeps_what_points_and_leases_need_and_no_more() {
         processor.run_once().unwrap().pop().unwrap()
     };
     once();
-    let oldest = crate::points::read(&site.dir(&source).points(), source.position()).unwrap()[0].clone();
+    let oldest = crate::points::read(&site.dir(&source).points()).unwrap()[0].clone();
     let lease = Lease::take(site.dir(&source).root(), oldest.undo_end).unwrap();
     let mut rng = Rng(13);
     for _ in 0..12 {
@@ -380,7 +400,7 @@ fn retention_keeps_what_points_and_leases_need_and_no_more() {
         site.ship(&mut source);
         once();
     }
-    let points = crate::points::read(&site.dir(&source).points(), source.position()).unwrap();
+    let points = crate::points::read(&site.dir(&source).points()).unwrap();
     assert_eq!(points.len(), 3);
     assert!(!points.contains(&oldest));
     assert!(at(&site.dir(&source), &source.object, oldest.undo_end) == source.after[&oldest.position], "it is leased");
@@ -396,7 +416,7 @@ fn retention_keeps_what_points_and_leases_need_and_no_more() {
     let left = site.numbers(&source, 1);
     assert_eq!(left.last(), Some(&14));
     assert!(left[0] > 1 && left[0] <= 11, "{left:?}");
-    let kept = crate::points::read(&site.dir(&source).points(), source.position()).unwrap();
+    let kept = crate::points::read(&site.dir(&source).points()).unwrap();
     let needed = site.runtime.block_on(site.group(&source).get_segment(Epoch(1), SegmentNo(left[0]))).unwrap().unwrap();
     let head = Segment::parse(needed).unwrap().index().head().clone();
     assert!(head.last_seq > kept[0].position.seq || head.number.0 > source.watermark, "{head:?}");
@@ -421,7 +441,7 @@ fn a_target_in_use_is_refused_and_its_status_left_alone() {
     assert!(all_good(&site.once()));
     let _held = site.dir(&source).take_lock().unwrap();
     let outcome = site.once().pop().unwrap();
-    assert!(matches!(outcome.error, Some(GroupError::Target(TargetError::Locked { .. }))), "{outcome:?}");
+    assert!(outcome.error.as_ref().is_some_and(GroupError::is_locked), "{outcome:?}");
     assert_ne!(GroupStatus::read(&site.dir(&source)).unwrap().unwrap().state, outcome.status.state);
     assert_eq!(source.position().seq, Seq(source.seq));
 }
