@@ -215,7 +215,8 @@ impl Medium for Disk {
         let file = Kernel.create(path, how)?;
         self.file(&file, |durable| {
             if !there {
-                *durable = Durable { _held: file.try_clone().ok(), ..Durable::default() };
+                // Opened anew: a lock on the file is not ours to hold.
+                *durable = Durable { _held: File::open(path).ok(), ..Durable::default() };
             } else if how == Create::Emptied {
                 durable.len_dirty = true;
             }
