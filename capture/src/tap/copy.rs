@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
@@ -18,6 +19,7 @@ use crate::engine::{Completion, Io, IoBuf, Piece};
 use crate::range_lock::Ticket;
 use crate::resync::RESYNC_READS_MAX;
 
+use super::known::{Comparer, Known};
 use super::lost::Repair;
 use super::{Cx, Holder, Pending, Tap};
 
@@ -30,6 +32,8 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 const HOLE: u64 = 0;
 const ZEROES: u64 = 1;
 const DATA: u64 = 2;
+/// Whatever it is, the target has it.
+const SAME: u64 = 3;
 
 /// A region on its way into the log.
 pub(super) struct Copying {
@@ -106,7 +110,7 @@ impl Tap {
         if !may_log || (repair.uncopied() == 0 && !repair.copies.iter().any(|(_, c)| c.wants_room())) {
             return;
         }
-        if repair.paused() || !repair.progress.begun() {
+        if repair.paused() || !repair.progress.begun() || repair.known.as_mut().is_some_and(Known::waits) {
             return;
         }
         while repair.copies.len() < RESYNC_READS_MAX && repair.uncopied() > 0 {
@@ -155,9 +159,10 @@ impl Tap {
         let (chunk, file) = (copying.chunk, Arc::clone(self.disk.file()));
         let slot = copying.slot.take().expect("ring space is taken before the range");
         copying.asked = clock::mono();
+        let comparer = repair.known.as_ref().and_then(|known| known.comparer(self.index, copying.region, chunk));
         let read = move || {
             let mut piece = Piece::whole(IoBuf::Slot(slot));
-            (look(&file, chunk, piece.as_mut_slice()), vec![piece])
+            (look(&file, chunk, piece.as_mut_slice(), comparer.as_ref()), vec![piece])
         };
         self.push(cx, Pending::Copy { copy: key }, Io::Call(Box::new(read)));
     }
@@ -173,7 +178,12 @@ impl Tap {
         });
         let skip = repair.skip_holes && !repair.relost.contains(&copying.region);
         let read = match (completion.result, slot) {
-            (Ok(HOLE), _) if skip => Ok(()), // the slot gives itself back
+            // The slot gives itself back.
+            (Ok(HOLE), _) if skip => Ok(()),
+            (Ok(SAME), _) => {
+                self.state.same_bytes.fetch_add(copying.chunk.len(), Relaxed);
+                Ok(())
+            }
             (Ok(found), Some(mut slot)) => {
                 let op = if found == DATA { Op::ResyncWrite } else { Op::ResyncZeroes };
                 let record = vec![(&mut slot, op, RecordFlags::NONE, copying.chunk)];
@@ -212,6 +222,9 @@ impl Tap {
         } else if copying.chunk.is_empty() {
             let seq = copying.seq;
             repair.copies.remove(key);
+            if seq.is_some() {
+                repair.note_change(range);
+            }
             repair.note_copied(region, seq, needs_sync);
             repair.progress.copied(&mut log.borrow_mut(), range.len());
             self.tell_lost();
@@ -219,11 +232,17 @@ impl Tap {
     }
 }
 
-/// What `chunk` holds; data lies in `buf` then.
-fn look(file: &File, chunk: ByteRange, buf: &mut [u8]) -> io::Result<u64> {
-    if space::is_hole(file, chunk)? {
-        return Ok(HOLE);
+/// What `chunk` holds; data lies in `buf` then. With a comparer, whether the target has it.
+fn look(file: &File, chunk: ByteRange, buf: &mut [u8], comparer: Option<&Comparer>) -> io::Result<u64> {
+    let found = if space::is_hole(file, chunk)? {
+        HOLE
+    } else {
+        space::read_full(file, chunk.start, buf)?;
+        if space::is_zero(buf) { ZEROES } else { DATA }
+    };
+    let Some(comparer) = comparer else { return Ok(found) };
+    if found == HOLE {
+        buf.fill(0);
     }
-    space::read_full(file, chunk.start, buf)?;
-    Ok(if space::is_zero(buf) { ZEROES } else { DATA })
+    Ok(if comparer.is_same(buf) { SAME } else { found })
 }

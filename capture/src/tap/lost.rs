@@ -19,6 +19,7 @@ use crate::resync::ResyncProgress;
 
 use super::copy::{COPY_RETRY, Copying};
 use super::dirty::{Dirty, Entered, Reached, Waiter};
+use super::known::Known;
 use super::{Cx, Pending, ROOM_RETRY, Tap, os_error};
 
 /// Shortest time between two rounds that clear bits.
@@ -45,6 +46,8 @@ pub struct Repair {
     pub(super) paused_until: Option<Instant>,
     /// Changes that are done without the log and wait for its word that it is not consistent.
     unannounced: Vec<usize>,
+    /// What the target is known to have.
+    pub(super) known: Option<Known>,
     tend_at: Instant,
 }
 
@@ -78,6 +81,7 @@ impl Repair {
             cursor: 0,
             paused_until: None,
             unannounced: Vec::new(),
+            known: None,
             tend_at: clock::mono(),
         };
         if ended.is_some() {
@@ -86,6 +90,20 @@ impl Repair {
             lost.collect::<Vec<_>>().into_iter().for_each(|region| repair.note_copied(region, ended, 1));
         }
         repair
+    }
+
+    /// What the target is known to have need not be shipped: only in the process that made the ring.
+    #[must_use]
+    pub fn knowing(mut self, known: Known) -> Self {
+        self.known = Some(known);
+        self
+    }
+
+    /// The log changes a region: what the target was known to have there it has no more.
+    pub(super) fn note_change(&mut self, range: ByteRange) {
+        if let Some(known) = &mut self.known {
+            self.dirty.map.touched(range).for_each(|region| known.changes(region));
+        }
     }
 
     /// Notes a region as lost. Gives its bytes when it has to be copied (again) and was not counted for that.
@@ -188,6 +206,7 @@ impl Tap {
     pub(super) fn open_regions(&mut self, cx: &mut Cx<'_>, change: usize, range: ByteRange, unlogged: bool) {
         let Some(repair) = &mut self.repair else { return self.order_change(cx, change) };
         repair.dirty.enter(range);
+        repair.note_change(range);
         if unlogged {
             self.lose_ranges(&[range]);
             self.state.unlogged_changes.fetch_add(1, Relaxed);
@@ -297,6 +316,9 @@ impl Tap {
         }
         repair.tend_at = now + CLEAR_EVERY;
         let reached = Reached { confirmed: log.borrow().ring().confirmed_seq(), synced: self.flushes.succeeded() };
+        if repair.known.is_some() && !repair.progress.status().in_progress {
+            repair.known = None; // it costs something with each change, and nothing is left to compare
+        }
         let wants_sync = repair.clear(reached) | repair.dirty.close_quiet(reached);
         self.tell_lost();
         self.commit_map(cx);

@@ -20,7 +20,7 @@
 //! - [`change`]: steps 2 to 7
 //! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
 //! - [`dirty`]: the bits of the regions, and who waits for them; [`lost`]: regions on their way out of the log and back
-//! - [`copy`]: lost regions read back into the log
+//! - [`copy`]: lost regions read back into the log; [`known`]: what the target has already
 //! - [`digest`]: the hashes of the whole disk, as records of the log
 //! - [`mark`]: marks, through any tap of the lane
 //! - [`state`]: what others may know
@@ -30,6 +30,7 @@ mod copy;
 mod digest;
 mod dirty;
 mod flush;
+mod known;
 mod log;
 mod lost;
 mod mark;
@@ -64,6 +65,7 @@ use plan::Plan;
 use read::{Query, Reading};
 use request::wanted;
 
+pub use known::{Known, WAIT as HASHES_WAIT, WAIT_FROM_BYTES as HASHES_WAIT_FROM_BYTES};
 pub use log::{LaneLog, MarkError};
 pub use lost::Repair;
 pub use state::{DiskState, DiskStatus};

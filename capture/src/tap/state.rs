@@ -15,6 +15,7 @@ pub struct DiskState {
     pub(super) lost_bytes: AtomicU64,
     pub(super) unreadable_regions: AtomicU64,
     pub(super) digests_left: AtomicU64,
+    pub(super) same_bytes: AtomicU64,
 }
 
 /// A reading of a [`DiskState`].
@@ -38,6 +39,8 @@ pub struct DiskStatus {
     pub lost_bytes: u64,
     /// Lost regions that could not be read at the last try.
     pub unreadable_regions: u64,
+    /// Bytes of lost regions that were not copied, because the target has them, since the start.
+    pub same_bytes: u64,
     /// Bytes whose hash the run under way has still to log; 0 when there is none.
     pub digests_left: u64,
 }
@@ -56,6 +59,7 @@ impl DiskState {
             lost_regions: self.lost_regions.load(Relaxed),
             lost_bytes: self.lost_bytes.load(Relaxed),
             unreadable_regions: self.unreadable_regions.load(Relaxed),
+            same_bytes: self.same_bytes.load(Relaxed),
             digests_left: self.digests_left.load(Relaxed),
         }
     }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use farshore_capture::device::DeviceTokens;
@@ -12,7 +13,7 @@ use farshore_capture::pace::Pace;
 use farshore_capture::regions::RegionMap;
 use farshore_capture::resync::{ResyncProgress, Rules, STUCK_WAIT};
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
-use farshore_capture::tap::{DiskState, LaneLog, Repair, Tap, TapSetup};
+use farshore_capture::tap::{DiskState, HASHES_WAIT, HASHES_WAIT_FROM_BYTES, Known, LaneLog, Repair, Tap, TapSetup};
 use farshore_changelog::ids::{DiskIndex, Seq};
 use farshore_changelog::ring::Ring;
 
@@ -116,6 +117,11 @@ pub fn lanes(
     let to_copy = lost_regions > 0 && ended.is_none();
     // Nobody knows whether a `resync begin` is open; an end more does no harm.
     let to_close = lost_regions == 0 && ended.is_none() && ring.next_seq() > Seq(1);
+    // Only of a ring of which this process sees everything.
+    let hashes = (last_seq == Seq(0) && !skip_holes).then(|| {
+        let wait = if lost_bytes >= HASHES_WAIT_FROM_BYTES { HASHES_WAIT } else { Duration::ZERO };
+        (config.state_dir.join("hashes"), config.group.clone(), ring.spec().epoch, wait)
+    });
     let lanes = ring.spec().lanes;
     let mut dealt: Vec<Vec<Dealt>> = (0..lanes).map(|_| Vec::new()).collect();
     let mut plans: Vec<Vec<ExportPlan>> = (0..lanes).map(|_| Vec::new()).collect();
@@ -133,7 +139,7 @@ pub fn lanes(
     }
     let mut ready = Vec::new();
     for (lane, (exports, dealt)) in (0..lanes).zip(plans.into_iter().zip(dealt)) {
-        let (ring, progress) = (ring.clone(), Arc::clone(&progress));
+        let (ring, progress, hashes) = (ring.clone(), Arc::clone(&progress), hashes.clone());
         let devices = move || {
             let mut log = LaneLog::new(&ring, lane);
             if lane == 0 && to_copy {
@@ -144,13 +150,22 @@ pub fn lanes(
                 progress.close(&mut log);
             }
             let log = Rc::new(RefCell::new(log));
+            let repair = |map| {
+                let repair = Repair::new(map, Arc::clone(&progress), last_seq, skip_holes);
+                match &hashes {
+                    Some((dir, group, epoch, wait)) => {
+                        repair.knowing(Known::new(dir.clone(), group.clone(), *epoch, *wait))
+                    }
+                    None => repair,
+                }
+            };
             let tap = |(owner, d): (usize, Dealt)| {
                 Tap::new(TapSetup {
                     disk: d.disk,
                     index: d.index,
                     tokens: DeviceTokens { owner: u32::try_from(owner).unwrap_or(u32::MAX) },
                     log: Some(Rc::clone(&log)),
-                    repair: Some(Repair::new(d.map, Arc::clone(&progress), last_seq, skip_holes)),
+                    repair: Some(repair(d.map)),
                     state: d.state,
                 })
             };

@@ -1,5 +1,8 @@
 //! Initial replication and resync: lost regions go through the log while the guest writes (G7).
 
+use farshore_changelog::hashes::{self, Chunk};
+use farshore_changelog::ids::Hash;
+
 use super::*;
 
 const REGION: u64 = REGION_BYTES_MIN;
@@ -186,4 +189,75 @@ fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
     finish(&mut world);
     assert_eq!(world.records[0].op, Op::ResyncBegin);
     assert_eq!(world.records.last().unwrap().op, Op::ResyncEnd);
+}
+
+/// What the target has at the begin of the epoch: the disk, but for one unit.
+fn publish(world: &mut World, dir: &Path) {
+    const UNIT: usize = REGION as usize;
+    let mut image = world.file(0);
+    image[3 * UNIT + 5] ^= 1;
+    world.images[0].clone_from(&image);
+    let chunk = Chunk {
+        group: GroupName::new("g").unwrap(),
+        epoch: Epoch(1),
+        seq: Seq(1),
+        disk: DiskIndex(0),
+        unit_bytes: UNIT as u32,
+        chunk_units: 64,
+        first_unit: 0,
+        hashes: image.chunks(UNIT).map(Hash::of).collect(),
+    };
+    let folder = hashes::folder(dir, Epoch(1));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(hashes::chunk_file_name(DiskIndex(0), 0)), chunk.encode()).unwrap();
+    std::fs::write(folder.join(hashes::PLAN_FILE), "{}").unwrap();
+}
+
+impl World {
+    fn know(&mut self, wait: Duration) -> PathBuf {
+        let dir = self.dir.path().join("hashes");
+        let known = Known::new(dir.clone(), GroupName::new("g").unwrap(), Epoch(1), wait);
+        let repair = self.taps[0].repair.take().unwrap();
+        self.taps[0].repair = Some(repair.knowing(known));
+        dir
+    }
+}
+
+#[test]
+fn what_the_target_has_is_not_shipped_again() {
+    with_both(|kind| {
+        let mut world = lost_world(kind, false, vec![4 * MIB], 1);
+        let dir = world.know(HANG);
+        // The guest changes a region of which the hash is right at first: the log has changed it, so it is copied.
+        world.put(0, 7 * REGION + 512, &[1; 512]);
+        world.consume();
+        let before = world.file(0);
+        for _ in 0..50 {
+            world.turn();
+        }
+        assert_eq!(world.progress.status().left_regions, 64, "the hashes are waited for");
+        publish(&mut world, &dir);
+        world.put(0, 40 * REGION, &[2; 512]);
+        finish(&mut world);
+        assert!(before.len() == 4 * MIB as usize);
+        let copied: Vec<u64> = world
+            .records
+            .iter()
+            .filter(|r| matches!(r.op, Op::ResyncWrite | Op::ResyncZeroes))
+            .map(|r| r.offset / REGION)
+            .collect();
+        assert_eq!(copied, [3, 7, 40]);
+        assert_eq!(world.states[0].read().same_bytes, 61 * REGION);
+        world.confirm();
+        world.turn_until("the map", |w| w.lost_on_disk(0) == 0);
+    });
+}
+
+#[test]
+fn without_hashes_everything_is_shipped_after_a_short_wait() {
+    let mut world = lost_world(EngineKind::Auto, false, vec![4 * MIB], 1);
+    world.know(Duration::from_millis(50));
+    finish(&mut world);
+    assert_eq!(count(&world, Op::ResyncWrite) + count(&world, Op::ResyncZeroes), 64);
+    assert_eq!(world.states[0].read().same_bytes, 0);
 }
