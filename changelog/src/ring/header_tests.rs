@@ -42,7 +42,7 @@ fn resealed(mut page: [u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
 fn the_fields_lie_where_the_format_says() {
     let page = encode(&spec());
     assert_eq!(page[..8], *b"FARSHRNG");
-    assert_eq!(page[8..16], [1, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(page[8..16], [2, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(page[16..22], *b"web01\0");
     assert_eq!(page[80..88], 7u64.to_le_bytes());
     assert_eq!(page[88..96], [128, 0, 0, 0, 2, 0, 0, 0]);
@@ -78,8 +78,8 @@ fn another_length_magic_or_version_is_refused() {
     other[0] = b'X';
     assert!(matches!(verify(&resealed(other)), Err(HeaderError::Refused(_))));
     let mut other = page;
-    other[8] = 2;
-    assert_eq!(verify(&resealed(other)), Err(HeaderError::Refused("version 2, where this farshore knows 1".into())));
+    other[8] = 1;
+    assert_eq!(verify(&resealed(other)), Err(HeaderError::Refused("version 1, where this farshore knows 2".into())));
 }
 
 #[test]

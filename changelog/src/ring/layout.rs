@@ -11,7 +11,7 @@ const _: () = assert!(cfg!(target_endian = "little"), "the ring's words are mapp
 /// First bytes of the file.
 pub(super) const MAGIC: [u8; 8] = *b"FARSHRNG";
 /// The version this code reads and writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Alignment of lanes, slot tables and payloads: what direct I/O asks of memory, and a page.
 pub(super) const PAGE_BYTES: u64 = 4096;
