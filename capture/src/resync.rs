@@ -134,6 +134,8 @@ pub struct ResyncStatus {
     pub bytes_per_second: u64,
     /// Overflows since the start of the process.
     pub overflows: u64,
+    /// A resync of this log has ended before.
+    pub ended_before: bool,
 }
 
 impl ResyncProgress {
@@ -265,7 +267,8 @@ impl ResyncProgress {
         let seconds = inner.since.map_or(0.0, |since| (clock::mono() - since).as_secs_f64());
         let bytes_per_second = if seconds > 0.0 { (inner.copied_bytes as f64 / seconds) as u64 } else { 0 };
         let Inner { left_regions, left_bytes, overflows, .. } = *inner;
-        ResyncStatus { phase, in_progress, left_regions, left_bytes, bytes_per_second, overflows }
+        let ended_before = inner.ended.is_some();
+        ResyncStatus { phase, in_progress, left_regions, left_bytes, bytes_per_second, overflows, ended_before }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

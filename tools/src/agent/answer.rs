@@ -109,7 +109,7 @@ impl Answers {
         } else if resync.phase == Phase::Overflow {
             "overflow"
         } else if resync.in_progress {
-            if *first { "initial replication" } else { "resync" }
+            if *first && !resync.ended_before { "initial replication" } else { "resync" }
         } else if disks.iter().any(|d| d.short_of_room) {
             "throttled"
         } else {

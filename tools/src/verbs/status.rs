@@ -226,7 +226,7 @@ fn text(rows: &[GroupRow]) -> String {
             t.map_or_else(dash, |t| t.points.to_string()),
         ]);
         if let Some(s) = row.source.as_ref().filter(|s| s.resync_left_bytes > 0) {
-            let left = s.resync_seconds_left.map_or_else(String::new, |left| {
+            let left = s.resync_seconds_left.filter(|left| *left > 0).map_or_else(String::new, |left| {
                 format!(", {} left", show_duration(std::time::Duration::from_secs(left)))
             });
             below.push_str(&format!(
