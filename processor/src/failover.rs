@@ -26,7 +26,7 @@ use crate::lease::Lease;
 use crate::position::ReplayPosition;
 use crate::resolve::{PointSpec, ResolveError, Resolved, resolve};
 use crate::target::{GroupDir, Origin};
-use crate::view::{PointView, ViewDisk, ViewError, window};
+use crate::view::{PointView, ViewDisk, ViewError, check_usable, window};
 pub use fence::Cut;
 use note::{Note, NotedPoint, Stage};
 
@@ -280,7 +280,10 @@ fn early_point(dir: &GroupDir, request: &Request) -> Result<Option<Resolved>, Fa
         return Ok(None);
     }
     match resolve(&request.point, &window::window(dir, &request.group, &request.point)?) {
-        Ok(point) => Ok(Some(point)),
+        Ok(point) => {
+            check_usable(dir, &point)?;
+            Ok(Some(point))
+        }
         Err(ResolveError::NothingYet | ResolveError::NotYet { .. }) => Ok(None),
         Err(e @ (ResolveError::TooOld { .. } | ResolveError::NoSuchPoint { .. })) => Err(e.into()),
     }
@@ -308,6 +311,7 @@ fn choose(
         Some(point) => point,
         None => resolve(&request.point, &window::window(dir, &request.group, &request.point)?)?,
     };
+    check_usable(dir, &point)?;
     note.stage = Stage::FailedOver;
     note.point = Some(NotedPoint {
         position: point.position,

@@ -13,7 +13,7 @@ use crate::lease;
 use crate::points::{Point, PointKind};
 use crate::position::ReplayPosition;
 use crate::replay::Replay;
-use crate::undo::journal;
+use crate::undo::{damage, journal};
 
 /// Most marks kept, whatever their age: a script that marks in a loop must not fill the catalogue.
 pub const MARKS_MAX: usize = 10_000;
@@ -110,6 +110,9 @@ pub fn prune_target(
                 replay.write_points()?;
             }
             journal::remove(&files)?;
+            if let Some(last) = files.last() {
+                damage::forget_before(&replay.dir.undo(), last.end())?;
+            }
         }
         Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {
             tracing::warn!(%group, error = %e, "the undo journal is not pruned this time");

@@ -279,6 +279,26 @@ async fn a_damaged_log_stops_before_the_cut_and_older_points_can_be_had() {
 }
 
 #[tokio::test]
+async fn a_point_behind_damaged_undo_is_refused_by_name_and_fences_nobody() {
+    let mut site = Site::new().await;
+    site.source.mark("one");
+    site.ship(2).await;
+    site.process().await;
+    let first = crate::points::read(&site.dir().points()).unwrap().remove(0);
+    let undo = site.dir().undo();
+    let file = crate::undo::files::list(&undo).unwrap().into_iter().find(|f| f.start == first.undo_end).unwrap();
+    let mut bytes = std::fs::read(&file.path).unwrap();
+    bytes[70] ^= 1;
+    std::fs::write(&file.path, bytes).unwrap();
+    crate::undo::damage::note(&undo, first.undo_end, "found by somebody");
+    let e = site.fail_over(&format!("p{}", first.id), DEFAULT_NAME).await.map(|_| ()).unwrap_err();
+    assert!(e.to_string().contains(&format!("point p{}", first.id)) && e.to_string().contains("unusable"), "{e}");
+    assert_eq!(site.group().newest_epoch(Epoch(1)).await.unwrap().unwrap().0.epoch, Epoch(1));
+    let done = site.fail_over("latest", DEFAULT_NAME).await.unwrap();
+    assert!(read(&done.disks) == site.source.logged);
+}
+
+#[tokio::test]
 async fn a_hole_below_the_watermark_is_no_free_number() {
     let mut site = Site::new().await;
     site.ship(3).await;

@@ -34,6 +34,7 @@ use crate::replay::{FIRST_EPOCH, Replay, VaultName};
 use crate::status::{GroupState, GroupStatus};
 use crate::stop::Stop;
 use crate::target::GroupDir;
+use crate::undo::scrub::Scrub;
 use crate::vault_retention::LogPruner;
 
 /// Longest turn: then other groups come first.
@@ -79,6 +80,8 @@ pub struct GroupTask {
     retained: usize,
     /// When the vault was last pruned of all that it could be.
     log_pruned: Option<Instant>,
+    scrub: Scrub,
+    next_scrub: Option<Instant>,
     last_status: Option<(Instant, GroupStatus)>,
 }
 
@@ -104,6 +107,8 @@ impl GroupTask {
             last_retention: None,
             retained: 0,
             log_pruned: None,
+            scrub: Scrub::default(),
+            next_scrub: None,
             last_status: None,
         }
     }
@@ -208,6 +213,7 @@ impl GroupTask {
         self.make_room()?;
         let turn = self.advance(stop)?;
         self.retain()?;
+        self.scrub();
         Ok(turn)
     }
 

@@ -14,6 +14,12 @@ use crate::retention::{Policy, prune_target};
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// The vault's log is pruned this often: it takes a listing.
 const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// How much of the undo journal is read again at a time, in bytes.
+const SCRUB_BYTES: u64 = 8 << 20;
+/// Time between two such reads.
+const SCRUB_EVERY: Duration = Duration::from_secs(1);
+/// Time after the end of the journal was reached until it is begun anew.
+const SCRUB_PAUSE: Duration = Duration::from_secs(6 * 60 * 60);
 
 fn policy(config: &ProcessorConfig) -> Policy {
     Policy { max_age: config.retention, max_points: config.max_points }
@@ -56,5 +62,29 @@ impl GroupTask {
             }
         }
         Ok(())
+    }
+
+    /// Reads a little of the undo journal again. Damage there stops nothing: it is noted, and points behind it are refused.
+    pub(super) fn scrub(&mut self) {
+        let Some(replay) = &self.replay else { return };
+        let now = clock::mono();
+        if self.goal.is_some() || self.next_scrub.is_some_and(|next| now < next) {
+            return;
+        }
+        let (undo, upto) = (self.dir.undo(), replay.position().undo_end);
+        let pause = match self.scrub.step(&undo, &self.group, upto, SCRUB_BYTES) {
+            Ok(ended) => {
+                if ended {
+                    SCRUB_PAUSE
+                } else {
+                    SCRUB_EVERY
+                }
+            }
+            Err(e) => {
+                tracing::warn!(group = %self.group, error = %GroupError::from(e).full_text(), "the undo journal cannot be read again now");
+                SCRUB_PAUSE
+            }
+        };
+        self.next_scrub = Some(now + pause);
     }
 }

@@ -8,6 +8,7 @@ use farshore_changelog::op::Op;
 use farshore_changelog::segment::Index;
 use farshore_changelog::units::ByteRange;
 
+use super::damage;
 use super::journal::blocks_are_whole;
 use super::reader::{Found, JournalReader};
 use crate::error::TargetError;
@@ -96,11 +97,22 @@ impl UndoIndex {
     /// [`TargetError::Damaged`] when one of them is not whole.
     pub fn refresh(&mut self, published: u64) -> Result<(), TargetError> {
         while self.scanned < published {
-            if !self.scan_one()? {
-                self.reader.expect_batch(self.scanned)?;
+            let at = self.scanned;
+            let scanned = self.scan_one();
+            if !self.noted(at, scanned)? {
+                let missing = self.reader.expect_batch(at).map(drop);
+                self.noted(at, missing)?;
             }
         }
         Ok(())
+    }
+
+    /// Damage of the batch at `at` is noted, so that no other point that needs it is opened.
+    fn noted<T>(&self, at: u64, done: Result<T, TargetError>) -> Result<T, TargetError> {
+        if let Err(e @ TargetError::Damaged { .. }) = &done {
+            damage::note(self.reader.undo(), at, &e.to_string());
+        }
+        done
     }
 
     /// Takes in the batch at `scanned`; `false` when there is no whole one.
@@ -182,7 +194,8 @@ impl UndoIndex {
             }
             None => {
                 let index = self.batch(batch)?;
-                let raw = self.reader.block(batch, &index, block)?;
+                let read = self.reader.block(batch, &index, block);
+                let raw = self.noted(batch, read)?;
                 self.batches.push_front((batch, index));
                 self.blocks.truncate(CACHED_BLOCKS - 1);
                 self.blocks.push_front((batch, block, raw));
@@ -199,6 +212,7 @@ impl UndoIndex {
             return Ok(index);
         }
         self.batches.truncate(CACHED_BATCHES - 1);
-        self.reader.expect_batch(batch)
+        let found = self.reader.expect_batch(batch);
+        self.noted(batch, found)
     }
 }

@@ -10,15 +10,19 @@
 //! - [`index`]: [`UndoIndex`], for a position: where the content of each range is
 //! - [`published`]: the offset up to which batches are complete, shared between processes
 //! - [`journal`]: [`journal::Journal`], the one writer: append, rotate, cut off what was never finished
+//! - [`damage`]: what is known to be damaged, and which positions that spoils; [`scrub`] looks for it, a little at a time
 //! - [`plan`]: pure: which ranges a batch changes, and who wins where it changes one twice
 
+pub mod damage;
 pub mod files;
 pub mod index;
 pub mod journal;
 pub mod plan;
 pub mod published;
 pub mod reader;
+pub mod scrub;
 
+pub use damage::Damage;
 pub use files::UndoFile;
 pub use index::{Saved, UndoIndex};
 pub use published::Published;

@@ -51,6 +51,12 @@ impl JournalReader {
         Ok(Self { undo: undo.to_path_buf(), group, files, open: HashMap::new() })
     }
 
+    /// The journal's folder.
+    #[must_use]
+    pub fn undo(&self) -> &Path {
+        &self.undo
+    }
+
     /// The journal offset of the oldest byte that was not pruned; `None` when there is no file.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {

@@ -1,5 +1,6 @@
-//! Verifies a group's target: position, catalogue, every undo batch with all its blocks, images, overlays. Nothing is
-//! changed; a lease keeps the journal from being pruned meanwhile.
+//! Verifies a group's target: position, catalogue, every undo batch with all its blocks, images, overlays. Nothing of these is
+//! changed; a lease keeps the journal from being pruned meanwhile. Damage of the undo journal is noted beside it, so that
+//! the points behind it are refused from then on ([`crate::undo::damage`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::overlay;
 use crate::points;
 use crate::position::ReplayPosition;
 use crate::target::{GroupDir, Origin};
-use crate::undo::{Found, JournalReader, files};
+use crate::undo::{Found, JournalReader, damage, files, scrub};
 use crate::view::read_disk::{RawDisk, ReadDisk};
 use crate::view::window;
 
@@ -121,10 +122,16 @@ fn journal(
     let mut before: Option<(SegmentNo, Hash)> = None;
     let mut reached: BTreeSet<u64> = BTreeSet::from([at]);
     loop {
+        let damaged = report.damaged;
         match batch(&mut reader, at, before, report) {
             Ok(Some(index)) => {
                 ranges(dir, origin, at, &index, report);
                 report.read(index.total_len());
+                if report.damaged == damaged {
+                    damage::clear(&dir.undo(), at);
+                } else if at < position.undo_end {
+                    damage::note(&dir.undo(), at, "farshore verify found a damaged undo batch");
+                }
                 before = Some((index.head().number, index.hash()));
                 at += index.total_len();
                 // Only what somebody asks for is kept.
@@ -132,27 +139,33 @@ fn journal(
                     reached.insert(at);
                 }
                 progress(report);
+                continue;
             }
             Ok(None) => break,
-            Err(unfinished) => {
-                if unfinished.is_some() && at >= position.undo_end {
-                    report.note(
-                        files::path_of(&dir.undo(), at).display(),
-                        "a batch that was never finished, or is being written: no image was touched for it",
-                    );
-                } else if let Some(what) = unfinished {
-                    report.damage(format!("{} at journal offset {at}", dir.undo().display()), what);
+            Err(Bad::Unfinished(_)) if at >= position.undo_end => report.note(
+                files::path_of(&dir.undo(), at).display(),
+                "a batch that was never finished, or is being written: no image was touched for it",
+            ),
+            Err(Bad::Unfinished(what)) => {
+                damage::note(&dir.undo(), at, &what);
+                report.damage(format!("{} at journal offset {at}", dir.undo().display()), what);
+            }
+            Err(Bad::Error(e)) => {
+                report.damage(e.path().display(), e.to_string());
+                if let Ok(what) = scrub::unreadable(e) {
+                    damage::note(&dir.undo(), at, &what);
                 }
-                // The next batch's place is not known; the next file's is.
-                before = None;
-                match starts.iter().find(|start| **start > at) {
-                    Some(next) => at = *next,
-                    None => break,
-                }
-                reached.insert(at);
             }
         }
+        // The next batch's place is not known; the next file's is.
+        before = None;
+        match starts.iter().find(|start| **start > at) {
+            Some(next) => at = *next,
+            None => break,
+        }
+        reached.insert(at);
     }
+    behind(dir, &wanted, report);
     wanted.retain(|(offset, _)| !reached.contains(offset));
     for (offset, who) in wanted {
         let what = format!("{who} needs the undo journal from {offset}, where no batch begins");
@@ -160,21 +173,40 @@ fn journal(
     }
 }
 
-/// Proves the batch at `at`. `Ok(None)`: the journal ends. `Err`: no batch can be read there, said already or to be said.
+/// Says who cannot be had any more.
+fn behind(dir: &GroupDir, wanted: &Wanted, report: &mut Report) {
+    let known = match damage::known(&dir.undo()) {
+        Ok(known) => known,
+        Err(e) => return report.damage(e.path().display(), e.to_string()),
+    };
+    for (offset, who) in wanted {
+        if let Some(damage) = damage::in_the_way(&known, *offset) {
+            let what = format!("{who} is unusable: it lies behind the damage at {} ({})", damage.offset, damage.what);
+            report.damage(dir.undo().display(), what);
+        }
+    }
+}
+
+/// Why no batch can be read at a place.
+enum Bad {
+    /// It is not whole: damaged, never finished, or just being written.
+    Unfinished(String),
+    /// The file cannot be read, or another's batch lies there.
+    Error(TargetError),
+}
+
+/// Proves the batch at `at`. `Ok(None)`: the journal ends.
 fn batch(
     reader: &mut JournalReader,
     at: u64,
     before: Option<(SegmentNo, Hash)>,
     report: &mut Report,
-) -> Result<Option<Box<Index>>, Option<String>> {
+) -> Result<Option<Box<Index>>, Bad> {
     let index = match reader.batch_at(at) {
         Ok(Found::Batch(index)) => index,
         Ok(Found::End) => return Ok(None),
-        Ok(Found::Unfinished { error, .. }) => return Err(Some(full(&error))),
-        Err(e) => {
-            report.damage(e.path().display(), e.to_string());
-            return Err(None);
-        }
+        Ok(Found::Unfinished { error, .. }) => return Err(Bad::Unfinished(full(&error))),
+        Err(e) => return Err(Bad::Error(e)),
     };
     let named = |what: &str| format!("undo batch {} at journal offset {at}: {what}", index.head().number);
     if let Some((number, hash)) = before

@@ -24,6 +24,18 @@ pub enum ViewError {
     /// `--point` names no position.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// The undo journal is damaged between the point and now.
+    #[error(
+        "{point} is unusable, the undo journal is damaged at {offset} and leads back to it no more: {what}; take a newer point"
+    )]
+    Unusable {
+        /// The point.
+        point: String,
+        /// Journal offset of the damage.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
     /// A file of the target.
     #[error(transparent)]
     Target(#[from] TargetError),

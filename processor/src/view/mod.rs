@@ -18,7 +18,7 @@ pub mod window;
 
 pub use attach::ViewDisk;
 pub use error::ViewError;
-pub use point::{PointDisk, PointView};
+pub use point::{PointDisk, PointView, check_usable};
 pub use read_disk::{Extent, RawDisk, ReadDisk};
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ use super::error::{ViewError, as_io};
 use super::read_disk::{EXTENTS_MAX, Extent, ExtentList, RawDisk, ReadDisk, on_disk};
 use super::window::window;
 use crate::lease::Lease;
-use crate::resolve::{PointSpec, Resolved, resolve};
+use crate::resolve::{POINT_ID_PREFIX, PointSpec, Resolved, resolve};
 use crate::target::{GroupDir, Origin};
-use crate::undo::{Published, Saved, UndoIndex};
+use crate::undo::{Published, Saved, UndoIndex, damage};
 
 /// Bytes of a disk whose extents are looked up at a time.
 const EXTENTS_STEP_BYTES: u64 = 1 << 30;
@@ -79,7 +79,11 @@ impl PointView {
         };
         let lease = Lease::take(dir.root(), point.undo_end)?;
         let published = Published::open(&dir.published())?;
-        let index = UndoIndex::open(&dir.undo(), group.clone(), point.undo_end)?;
+        check_usable(&dir, &point)?;
+        let index = UndoIndex::open(&dir.undo(), group.clone(), point.undo_end).map_err(|e| {
+            // It has just been noted, and has a point now that it spoils.
+            check_usable(&dir, &point).err().unwrap_or_else(|| e.into())
+        })?;
         let mut images = Vec::new();
         for disk in origin.disks_at(point.position.epoch) {
             let raw = RawDisk::open(&dir.image(&disk.name))?;
@@ -208,6 +212,18 @@ impl PointView {
         }
         Ok(Some(reached))
     }
+}
+
+/// Refuses a point that the undo journal does not lead back to any more, as far as that is known.
+///
+/// # Errors
+/// [`ViewError::Unusable`]; [`ViewError::Target`].
+pub fn check_usable(dir: &GroupDir, point: &Resolved) -> Result<(), ViewError> {
+    let known = damage::known(&dir.undo())?;
+    let Some(damage) = damage::in_the_way(&known, point.undo_end) else { return Ok(()) };
+    let id = point.point.as_ref().map(|tag| format!("point {POINT_ID_PREFIX}{}, ", tag.id)).unwrap_or_default();
+    let point = format!("{id}position {} ({})", point.position, point.time);
+    Err(ViewError::Unusable { point, offset: damage.offset, what: damage.what.clone() })
 }
 
 /// A range in order without a gap, and where each piece is saved.

@@ -95,7 +95,8 @@ fn batches_for(asked: &PointSpec, named: &[Published], newest: Position) -> Opti
     }
 }
 
-/// The rows of the batches from the journal offset `from` up to `to`, ended by the first one that is `enough`.
+/// The rows of the batches from the journal offset `from` up to `to`, ended by the first one that is `enough`, or that is damaged:
+/// which positions follow that is not known, and all before it are unusable, which is said by whoever opens one.
 fn rows(
     journal: &mut JournalReader,
     from: u64,
@@ -105,7 +106,11 @@ fn rows(
     let mut rows = Vec::new();
     let mut offset = from;
     while offset < to {
-        let index = journal.expect_batch(offset)?;
+        let index = match journal.expect_batch(offset) {
+            Ok(index) => index,
+            Err(TargetError::Damaged { .. }) => break,
+            Err(e) => return Err(e),
+        };
         let end = offset + index.total_len();
         let row = row(index.head(), offset, end);
         rows.push(row);

@@ -9,6 +9,7 @@ use farshore_processor::points::{self, Point, PointKind};
 use farshore_processor::position::ReplayPosition;
 use farshore_processor::resolve::POINT_ID_PREFIX;
 use farshore_processor::target::{self, GroupDir};
+use farshore_processor::undo::{Damage, damage};
 use serde::Serialize;
 
 use crate::failure::fail;
@@ -42,10 +43,17 @@ pub struct PointRow {
     pub seq: u64,
     /// Seconds since its time.
     pub age_seconds: f64,
+    /// What the source's clock said, where that is not the time: it had been set back, and times only rise.
+    pub clock: Option<String>,
+    /// Whether it can be attached, exported and failed over to.
+    pub usable: bool,
+    /// Why not.
+    pub unusable_because: Option<String>,
 }
 
 impl PointRow {
-    fn of(point: &Point) -> Self {
+    fn of(point: &Point, known: &[Damage]) -> Self {
+        let spoilt = damage::in_the_way(known, point.undo_end);
         let (kind, name) = match &point.kind {
             PointKind::Periodic => ("periodic", None),
             PointKind::Mark(name) => ("mark", Some(name.clone())),
@@ -58,6 +66,14 @@ impl PointRow {
             epoch: point.position.epoch.0,
             seq: point.position.seq.0,
             age_seconds: clock::wall().since(point.time).as_secs_f64(),
+            clock: (point.clock != point.time).then(|| point.clock.to_string()),
+            usable: spoilt.is_none(),
+            unusable_because: spoilt.map(|damage| {
+                format!(
+                    "the undo journal is damaged at {} and leads back to it no more: {}",
+                    damage.offset, damage.what
+                )
+            }),
         }
     }
 }
@@ -85,7 +101,8 @@ pub fn group_dir(target: &Path, group: &GroupName) -> Result<GroupDir> {
 /// When the target cannot be read.
 pub fn rows(dir: &GroupDir) -> Result<Vec<PointRow>> {
     let Some(standing) = ReplayPosition::read(&dir.position())? else { return Ok(Vec::new()) };
-    Ok(points::counting(&dir.points(), &standing)?.iter().map(PointRow::of).collect())
+    let known = damage::known(&dir.undo())?;
+    Ok(points::counting(&dir.points(), &standing)?.iter().map(|point| PointRow::of(point, &known)).collect())
 }
 
 /// Prints the points.
@@ -99,11 +116,18 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
             return format!("group {} has no recovery point yet; `farshore status --target DIR` says why", args.group);
         }
         let mut table = table(["point", "time", "age", "kind", "name", "position"]);
+        let mut below = String::new();
         for row in rows {
             let age = show_duration(std::time::Duration::from_secs_f64(row.age_seconds));
             let position = format!("{}:{}", row.epoch, row.seq);
             table.add_row([&row.id, &row.time, &age, row.kind, row.name.as_deref().unwrap_or(""), &position]);
+            if let Some(clock) = &row.clock {
+                below.push_str(&format!("\n{}: the source's clock had been set back and said {clock}", row.id));
+            }
+            if let Some(why) = &row.unusable_because {
+                below.push_str(&format!("\n{}: UNUSABLE, {why}", row.id));
+            }
         }
-        table.to_string()
+        format!("{table}{below}")
     })
 }

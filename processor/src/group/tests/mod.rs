@@ -18,6 +18,7 @@ use crate::testing::{Rng, SECTORS, Source, at, images};
 use crate::undo::files;
 
 mod comeback;
+mod damage;
 mod way_out;
 
 const PATIENCE: Duration = Duration::from_millis(400);
