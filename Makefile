@@ -9,8 +9,8 @@
 #   make nightly   the tests in a release build, and long fuzzing
 
 CARGO ?= cargo
-FUZZ_SECONDS ?= 10
-NIGHTLY_FUZZ_SECONDS ?= 600
+FUZZ_SECONDS ?= 7
+NIGHTLY_FUZZ_SECONDS ?= 3600
 CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bincode::{Decode, Encode};
 use farshore_changelog::ids::{Epoch, Hash, MARK_NAME_MAX_BYTES, Position, Seq};
+use farshore_changelog::segment::layout::COUNTER_MAX;
 use farshore_changelog::units::UnixMicros;
 use farshore_changelog::{crashsafe, message};
 
@@ -175,7 +176,10 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
         return Err(damaged(end, "wrong hash"));
     }
     let count = u32_at(MAGIC.len() + 4) as usize;
-    let mut points: Vec<Point> = Vec::with_capacity(count.min(POINTS_MAX));
+    if count > POINTS_MAX {
+        return Err(damaged(MAGIC.len() + 4, "more points than a catalogue may have"));
+    }
+    let mut points: Vec<Point> = Vec::with_capacity(count);
     let mut at = HEAD_BYTES;
     for _ in 0..count {
         if end - at < 4 {
@@ -189,6 +193,10 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
         let point = Point::decode(found, &bytes[at..at + len]).map_err(|what| damaged(at, &what))?;
         if points.last().is_some_and(|last| last.id >= point.id || last.position > point.position) {
             return Err(damaged(at, "points are out of order"));
+        }
+        let Position { epoch, seq } = point.position;
+        if [point.id, epoch.0, seq.0, point.undo_end].iter().any(|counter| *counter >= COUNTER_MAX) {
+            return Err(damaged(at, "a number of a point is beyond its limit"));
         }
         points.push(point);
         at += len;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use farshore_changelog::crashsafe;
 use farshore_changelog::ids::{Epoch, GROUP_NAME_MAX_BYTES, GroupName, Hash, Position, SegmentNo, Seq};
 use farshore_changelog::medium;
+use farshore_changelog::segment::layout::COUNTER_MAX;
 use farshore_changelog::units::UnixMicros;
 
 use crate::error::TargetError;
@@ -246,6 +247,21 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
     let Some(group) = name.and_then(|name| GroupName::new(name).ok()) else {
         return Slot::Bad("no group name");
     };
+    let counters = [
+        GENERATION_AT,
+        EPOCH_AT,
+        SEQ_AT,
+        NUMBER_AT,
+        CHAIN_SEQ_AT,
+        UNDO_END_AT,
+        CONSISTENT_EPOCH_AT,
+        CONSISTENT_SEQ_AT,
+        CONSISTENT_UNDO_END_AT,
+    ];
+    let last_number = if newer && last_undo != UNKNOWN_UNDO { last_undo.number.0 } else { 0 };
+    if counters.into_iter().map(u64_at).chain([last_number]).any(|counter| counter >= COUNTER_MAX) {
+        return Slot::Bad("a number beyond its limit");
+    }
     Slot::Good(Box::new(ReplayPosition {
         group,
         resync: flags & FLAG_RESYNC != 0,

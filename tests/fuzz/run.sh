@@ -12,7 +12,7 @@ seconds=${1:?usage: tests/fuzz/run.sh SECONDS_PER_TARGET [TARGET...]}
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
-targets=${*:-segment undo ring nbd dirty_map position points hashes}
+targets=${*:-segment undo ring nbd nbd_client dirty_map position points overlay hashes vault_objects vault_keys notes control config}
 
 if ! command -v c++ >/dev/null; then
     echo "fuzz: installing g++, which builds libFuzzer"

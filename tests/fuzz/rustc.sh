@@ -3,7 +3,7 @@
 # libraries under them are built as they are, which takes a fraction of the time.
 set -eu
 case " $* " in
-*" --crate-name farshore_"* | *" --crate-name "*" targets/"*)
+*" --crate-name farshore "* | *" --crate-name farshore_"* | *" --crate-name "*" targets/"*)
     set -- "$@" -Zsanitizer=address -Cpasses=sancov-module
     for arg in level=4 inline-8bit-counters pc-table trace-compares; do
         set -- "$@" "-Cllvm-args=-sanitizer-coverage-$arg"

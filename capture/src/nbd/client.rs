@@ -116,7 +116,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`]: nobody listens, or the server refuses.
     pub fn connect(at: &Listen, name: &str, options: ClientOptions) -> Result<Self, ClientError> {
-        let mut wire = dial(at)?;
+        Self::negotiate(dial(at)?, name, options)
+    }
+
+    /// As [`Client::connect`], over a stream that is connected.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn over(stream: UnixStream, name: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        Self::negotiate(Wire::new(Stream::Unix(stream)), name, options)
+    }
+
+    fn negotiate(mut wire: Wire, name: &str, options: ClientOptions) -> Result<Self, ClientError> {
         let granted = wire.go(name, options)?;
         Ok(Self { wire, granted, next_handle: 1, pending: HashMap::new(), ready: VecDeque::new() })
     }
@@ -127,6 +138,14 @@ impl Client {
     /// [`ClientError`]: nobody listens, or the server refuses.
     pub fn list(at: &Listen) -> Result<Vec<String>, ClientError> {
         dial(at)?.list()
+    }
+
+    /// As [`Client::list`], over a stream that is connected.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_over(stream: UnixStream) -> Result<Vec<String>, ClientError> {
+        Wire::new(Stream::Unix(stream)).list()
     }
 
     /// How long to wait for the server from now on; `None`: without limit.

@@ -11,6 +11,8 @@ use super::wire::{Put, Reader};
 
 /// Longest option reply or error message that a client takes, in bytes.
 const REPLY_MAX_BYTES: u32 = 64 << 10;
+/// Most replies to one option: a list of so many exports is no list.
+const REPLIES_MAX: usize = 65_536;
 /// Bytes received at a time; longer data bypasses the buffer.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -119,7 +121,7 @@ impl Wire {
         out.u32(data.len() as u32);
         out.bytes(data);
         self.send(&out)?;
-        loop {
+        for _ in 0..REPLIES_MAX {
             let head: [u8; 20] = self.receive_array()?;
             let mut fields = Reader::new(&head);
             let (magic, about, kind, len) = (fields.u64(), fields.u32(), fields.u32(), fields.u32());
@@ -140,6 +142,7 @@ impl Wire {
             }
             each(kind, &data);
         }
+        Err(ClientError::Protocol("an option has replies without end"))
     }
 
     /// Negotiates up to the transmission phase of `export`.

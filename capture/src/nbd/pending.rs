@@ -40,6 +40,9 @@ impl Pending {
         }
         let mut extents = Vec::with_capacity(fields.left() / 8);
         while let (Some(len), Some(state)) = (fields.u32(), fields.u32()) {
+            if len == 0 {
+                return Err(ClientError::Protocol("an extent of no bytes"));
+            }
             let (hole, zero) = (state & STATE_HOLE != 0, state & STATE_ZERO != 0);
             extents.push(Extent { len: u64::from(len), hole, zero });
         }
@@ -51,7 +54,7 @@ impl Pending {
         let mut fields = Reader::new(body);
         let (error, len) = (fields.u32(), fields.u16());
         let message = len.and_then(|len| fields.take(usize::from(len)));
-        let (Some(error), Some(message)) = (error, message) else {
+        let (Some(error @ 1..), Some(message)) = (error, message) else {
             return Err(ClientError::Protocol("a malformed error chunk"));
         };
         self.refusal = Some(ServerRefusal { error, message: String::from_utf8_lossy(message).into_owned() });
@@ -67,7 +70,10 @@ impl Pending {
                 return Err(ClientError::Protocol("a read was not answered in full"));
             }
             CMD_READ => Reply::Data(self.data),
-            CMD_BLOCK_STATUS => Reply::Extents(self.extents.unwrap_or_default()),
+            CMD_BLOCK_STATUS => {
+                let none = ClientError::Protocol("a block status was answered without an extent");
+                Reply::Extents(self.extents.ok_or(none)?)
+            }
             _ => Reply::Done,
         }))
     }

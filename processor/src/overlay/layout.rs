@@ -1,6 +1,7 @@
 //! Overlay file, byte for byte (`docs/format.md`, Overlay). Pure: bytes in, values out.
 
 use farshore_changelog::ids::{DISK_NAME_MAX_BYTES, DiskName, Epoch, GROUP_NAME_MAX_BYTES, GroupName, Position, Seq};
+use farshore_changelog::segment::layout::COUNTER_MAX;
 use farshore_changelog::units::{SECTOR_BYTES, align_up};
 
 /// First bytes of an overlay file.
@@ -207,7 +208,7 @@ pub fn decode_slot(page: &[u8; PAGE_BYTES as usize]) -> Slot {
     }
     let generation = u64_at(page, GENERATION_AT);
     let reserved = u32_at(page, PAGE_RESERVED_AT);
-    if generation == 0 || reserved != 0 || u32_at(page, PAGE_CRC_AT) != slot_crc(page) {
+    if !(1..COUNTER_MAX).contains(&generation) || reserved != 0 || u32_at(page, PAGE_CRC_AT) != slot_crc(page) {
         return Slot::Torn;
     }
     let mut bits = Box::new([0; BITS_BYTES]);

@@ -53,4 +53,13 @@ impl Scratch {
             f(&scratch.path)
         })
     }
+
+    /// A folder of this thread, which holds nothing but `bytes` in the file `name`.
+    pub fn folder<T>(name: &str, bytes: &[u8], f: impl FnOnce(&Path) -> T) -> T {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it lies in the folder")).expect("folders can be made");
+        std::fs::write(&path, bytes).expect("the temporary file can be written");
+        f(dir.path())
+    }
 }

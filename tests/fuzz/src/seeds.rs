@@ -9,11 +9,17 @@ use farshore_capture::regions::RegionMap;
 use farshore_changelog::ids::{DiskIndex, DiskName, Epoch, GroupName, Hash, Position, SegmentNo, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
 use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Ring, RingSpec};
-use farshore_changelog::units::UnixMicros;
+use farshore_changelog::units::{ByteRange, UnixMicros};
+use farshore_processor::overlay::Overlay;
+use farshore_processor::overlay::layout::Header;
 use farshore_processor::points::{self, Point, PointKind};
 use farshore_processor::position::{PositionFile, ReplayPosition};
+use farshore_processor::view::read_disk::{Extent, ReadDisk};
 
 const TIME: UnixMicros = UnixMicros(1_735_689_600_000_000);
+
+#[path = "seeds/notes.rs"]
+mod notes;
 
 fn main() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
@@ -24,6 +30,8 @@ fn main() {
     dirty_map(scratch.path());
     position(scratch.path());
     catalogue(scratch.path());
+    overlay(scratch.path());
+    notes::all(scratch.path());
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) {
@@ -192,4 +200,46 @@ fn catalogue(scratch: &Path) {
     let some = [point(1, 5, PointKind::Periodic), point(2, 13, PointKind::Mark("before the upgrade".to_owned()))];
     points::write(&path, &some).expect("a catalogue can be written");
     seed("points", "two", &fs::read(&path).expect("the catalogue is there"));
+}
+
+fn overlay(scratch: &Path) {
+    let path = scratch.join("overlay.cow");
+    let header = Header {
+        group: GroupName::new("web01").expect("a valid name"),
+        disk: DiskName::new("vda").expect("a valid name"),
+        size_bytes: (1 << 28) - 512,
+        granule_bytes: 4096,
+        position: Position { epoch: Epoch(3), seq: Seq(13) },
+        undo_end: 4711,
+    };
+    let kept = usize::try_from(header.data_offset()).expect("a small file").min(5 * 4096);
+    let overlay = Overlay::persistent(Nothing(header.size_bytes), header, &path).expect("an overlay can be made");
+    let bytes = || fs::read(&path).expect("the overlay is there")[..kept].to_vec();
+    seed("overlay", "new", &bytes());
+    for round in 0..3 {
+        overlay
+            .write_at(&[7; 6000], round << 27)
+            .or_else(|_| overlay.write_at(&[7; 6000], 0))
+            .expect("it can be written");
+        overlay.flush().expect("it can be flushed");
+    }
+    seed("overlay", "written", &bytes());
+}
+
+/// A base that holds nothing.
+struct Nothing(u64);
+
+impl ReadDisk for Nothing {
+    fn size_bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn read_at(&self, buf: &mut [u8], _: u64) -> std::io::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn extents(&self, range: ByteRange) -> std::io::Result<Vec<Extent>> {
+        Ok(vec![Extent { range, hole: true }])
+    }
 }

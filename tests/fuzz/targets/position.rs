@@ -13,7 +13,13 @@ fn read(bytes: &[u8]) {
     Scratch::with(bytes, bytes.len() as u64, |path| {
         let read = ReplayPosition::read(path).map(|position| position.expect("there is a file"));
         match (read, PositionFile::open(path)) {
-            (Ok(read), Ok(opened)) => assert_eq!(opened.current(), &read),
+            (Ok(read), Ok(mut opened)) => {
+                assert_eq!(opened.current(), &read);
+                let next = ReplayPosition { undo_end: 1, ..read };
+                opened.advance(next).expect("the temporary file can be written");
+                let written = ReplayPosition::read(path).expect("what was written is whole");
+                assert_eq!(written.as_ref(), Some(opened.current()));
+            }
             (Err(_), Err(_)) => {}
             (read, opened) => panic!("read {read:?}, opened {opened:?}"),
         }

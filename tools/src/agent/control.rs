@@ -128,7 +128,11 @@ pub fn socket_path(run_dir: &Path, group: &GroupName) -> PathBuf {
     run_dir.join(format!("{group}.control"))
 }
 
-fn send<T: Encode>(stream: &mut UnixStream, what: &T) -> Result<()> {
+/// Sends one message: protocol, length, and what bincode makes of it.
+///
+/// # Errors
+/// When it is too long, or of the stream.
+pub fn send<T: Encode>(stream: &mut impl Write, what: &T) -> Result<()> {
     let bytes = message::encode(what)?;
     let mut frame = Vec::with_capacity(8 + bytes.len());
     frame.extend_from_slice(&PROTOCOL.to_le_bytes());
@@ -137,7 +141,11 @@ fn send<T: Encode>(stream: &mut UnixStream, what: &T) -> Result<()> {
     Ok(stream.write_all(&frame)?)
 }
 
-fn receive<T: Decode<()>>(stream: &mut UnixStream) -> Result<T> {
+/// Receives one message.
+///
+/// # Errors
+/// When it is of another protocol, too long, or not what was expected; or of the stream.
+pub fn receive<T: Decode<()>>(stream: &mut impl Read) -> Result<T> {
     let mut head = [0; 8];
     stream.read_exact(&mut head)?;
     let [protocol, len] = [&head[..4], &head[4..]].map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")));
