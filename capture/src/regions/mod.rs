@@ -6,6 +6,8 @@
 //! before, each to the slot that does not count, so any number of changes share one fdatasync, and one that a power cut tears
 //! leaves what was before it.
 
+mod bits;
+mod commit;
 mod layout;
 #[cfg(test)]
 mod tests;
@@ -21,8 +23,10 @@ use farshore_changelog::ring::DiskEntry;
 use farshore_changelog::units::ByteRange;
 use farshore_changelog::{crashsafe, medium};
 
+use bits::Bits;
+pub use commit::{Commit, CommitError};
 pub use layout::VERSION;
-use layout::{BITS_BYTES, Head, HeadError, PAGE_BYTES, PAGE_REGIONS, Page, Slot, page_of, pages, slot_offset};
+use layout::{Head, HeadError, PAGE_BYTES, Slot, page_of, pages, slot_offset};
 
 /// Region size of a disk that is not very large: one record's payload.
 pub const REGION_BYTES_DEFAULT: u64 = 1 << 20;
@@ -400,97 +404,3 @@ fn newest(slots: &[[u8; PAGE_BYTES]; 2]) -> Option<(usize, u64)> {
     };
     slots.iter().enumerate().filter_map(generation).max_by_key(|(_, generation)| *generation)
 }
-
-/// Changed pages on their way to the disk.
-pub struct Commit {
-    path: PathBuf,
-    file: Arc<File>,
-    pages: Vec<(u64, Page)>,
-}
-
-/// What a dirty map is worth whose change could not be made durable.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}; it was {}removed", if *.removed { "" } else { "not " })]
-pub struct CommitError {
-    /// Why.
-    #[source]
-    pub error: MapError,
-    /// It was durably removed: the next agent finds none and copies the whole disk again, so that nothing is forgotten. Where
-    /// even that fails, what it says is older than the truth.
-    pub removed: bool,
-}
-
-impl Commit {
-    /// Writes the pages and waits until they are durable. It blocks. A map that cannot be written is removed.
-    ///
-    /// # Errors
-    /// [`CommitError`]: from then on the map is not used.
-    pub fn run(self) -> Result<(), CommitError> {
-        let written = self.pages.iter().try_for_each(|(at, page)| medium::write_all_at(&self.file, &page[..], *at));
-        written.and_then(|()| medium::sync_data(&self.file)).map_err(|source| {
-            let removed = crashsafe::remove(&self.path).is_ok();
-            CommitError { error: MapError::Io { path: self.path, what: "make a change durable", source }, removed }
-        })
-    }
-}
-
-/// One bit a region, in whole pages.
-#[derive(Debug)]
-struct Bits {
-    bytes: Vec<u8>,
-    regions: u64,
-    count: u64,
-}
-
-impl Bits {
-    fn new(regions: u64) -> Self {
-        Self { bytes: vec![0; pages(regions) * BITS_BYTES], regions, count: 0 }
-    }
-
-    fn page(&self, n: usize) -> &[u8] {
-        &self.bytes[n * BITS_BYTES..(n + 1) * BITS_BYTES]
-    }
-
-    fn set_page(&mut self, n: usize, bits: &[u8]) {
-        self.bytes[n * BITS_BYTES..(n + 1) * BITS_BYTES].copy_from_slice(bits);
-        self.count += bits.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
-    }
-
-    /// Whether no bit beyond the last region is set.
-    fn end_is_clear(&self) -> bool {
-        self.next(self.regions).is_none()
-    }
-
-    fn get(&self, region: u64) -> bool {
-        self.bytes.get((region / 8) as usize).is_some_and(|byte| byte & (1 << (region % 8)) != 0)
-    }
-
-    fn set(&mut self, region: u64) -> bool {
-        let new = !self.get(region);
-        self.bytes[(region / 8) as usize] |= 1 << (region % 8);
-        self.count += u64::from(new);
-        new
-    }
-
-    fn clear(&mut self, region: u64) -> bool {
-        let was = self.get(region);
-        if was {
-            self.bytes[(region / 8) as usize] &= !(1 << (region % 8));
-            self.count -= 1;
-        }
-        was
-    }
-
-    /// The first one that is set, at or after `from`.
-    fn next(&self, from: u64) -> Option<u64> {
-        let first = usize::try_from(from / 8).ok()?;
-        let rest = self.bytes.get(first..)?;
-        rest.iter().enumerate().find_map(|(n, byte)| {
-            // In the first byte, what lies before `from` does not count.
-            let byte = if n == 0 { byte & (0xff << (from % 8)) } else { *byte };
-            (byte != 0).then(|| (first + n) as u64 * 8 + u64::from(byte.trailing_zeros()))
-        })
-    }
-}
-
-const _: () = assert!(PAGE_REGIONS == BITS_BYTES as u64 * 8);

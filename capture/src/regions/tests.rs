@@ -1,7 +1,7 @@
 use farshore_changelog::ids::DiskName;
 use farshore_changelog::ring::{DiskIdentity, DiskKind};
 
-use super::layout::{HEADER_CRC_AT, NAME_AT, REGION_AT, SIZE_AT, VERSION_AT};
+use super::layout::{HEADER_CRC_AT, NAME_AT, PAGE_REGIONS, REGION_AT, SIZE_AT, VERSION_AT};
 use super::*;
 
 fn disk(size_bytes: u64) -> DiskEntry {

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use farshore_changelog::ids::Seq;
 use farshore_changelog::units::ByteRange;
 
-use crate::regions::RegionMap;
+use crate::regions::{Commit, RegionMap};
 
 /// Open regions looked at in one go: a lane does not stand still over a map of many.
 const LOOKED_AT_MAX: usize = 4096;
@@ -194,7 +194,7 @@ impl Dirty {
     }
 
     /// The next commit, unless one is on its way or nothing has changed.
-    pub fn next_commit(&mut self) -> Option<crate::regions::Commit> {
+    pub fn next_commit(&mut self) -> Option<Commit> {
         if self.taken > self.done || self.health != Health::Good {
             return None;
         }
@@ -227,3 +227,7 @@ impl Dirty {
         self.health != Health::Good
     }
 }
+
+#[cfg(test)]
+#[path = "dirty_tests.rs"]
+mod tests;
