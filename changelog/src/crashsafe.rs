@@ -75,9 +75,22 @@ pub fn replace_with(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> 
         fill(&file)?;
         medium::sync_all(&file)
     });
-    written.map_err(|e| at(&tmp, "cannot write", &e))?;
+    if let Err(e) = written {
+        // Best effort, and only for the room: half a file may hold what the disk has left, and is emptied by the next attempt.
+        let _ = medium::remove(&tmp);
+        return Err(at(&tmp, "cannot write", &e));
+    }
     medium::rename(&tmp, path).map_err(|e| at(path, "cannot put in place", &e))?;
     sync_parent(path)
+}
+
+/// Gives `from` the name `to` in the same folder, in place of whatever has it, and makes that durable.
+///
+/// # Errors
+/// Of the file system, with the path.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    medium::rename(from, to).map_err(|e| at(from, "cannot rename", &e))?;
+    sync_parent(to)
 }
 
 /// Removes `path` and makes that durable; an absent file is no error.
@@ -123,6 +136,7 @@ mod tests {
         });
         assert!(failed.unwrap_err().to_string().contains("state.tmp"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the half is left");
     }
 
     #[test]

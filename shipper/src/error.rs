@@ -38,8 +38,8 @@ pub enum ShipError {
     },
     /// A sealed segment in the spool is damaged or missing.
     #[error(
-        "spool file {path}: {what}; nothing beyond it is shipped. If it cannot be restored, move the spool's files away and \
-         begin a new epoch with a full resync"
+        "spool file {path} {what}; nothing beyond it is shipped, and the ring has given up its records. Bring it back, or begin the \
+         next epoch, which copies every disk again: `farshore resync --full`"
     )]
     Spool {
         /// The file.
@@ -50,7 +50,8 @@ pub enum ShipError {
     /// The ring has given up records that are neither in the spool nor in the vault.
     #[error(
         "records up to seq {released} were released from the ring, and spool and vault hold only those up to {known}: the spool \
-         was lost. `farshore enable --adopt CONFIG` begins the next epoch, which copies every disk again"
+         was lost, or its disk is not mounted. Bring it back, or begin the next epoch, which copies every disk again: \
+         `farshore resync --full`"
     )]
     SpoolLost {
         /// What the ring says was released.

@@ -1,11 +1,14 @@
 //! The half of a shipper that fills the spool, one step at a time: takes from the ring, decides, seals into the spool, releases; and
-//! what it does when it is told to stop and when the group is another's. A step never waits: it says how long the next one may
-//! be put off, so a thread, or a simulator with a clock of its own, can drive it.
+//! what it does when it is told to stop, when the spool does not take it, and when the group is another's. A step never waits: it
+//! says how long the next one may be put off, so a thread, or a simulator with a clock of its own, can drive it.
 //!
 //! ```text
-//! fill ─told to stop, ring emptied─▶ filled
-//!   └──────────── fenced ──────────────┴──▶ keep ─ring emptied, or spool full─▶ discard
+//! open ─spool proved─▶ fill ─told to stop, ring emptied─▶ filled
+//!                        └────────── fenced ──────────────┴──▶ keep ─ring emptied, or spool full─▶ discard
 //! ```
+//!
+//! A spool that has no room, or whose disk has failed, or that lacks a segment, ends nothing: what is not in it stays in the ring,
+//! the ring's header says so ([`crate::voice`]), and it is tried again, from 200 ms to 5 s later.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -13,23 +16,33 @@ use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
 use farshore_changelog::ids::Seq;
-use farshore_changelog::ring::{Consumer, Ring, ShipperState};
+use farshore_changelog::ring::{Consumer, Ring};
+use farshore_vault::retry::Backoff;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::batch::{Decision, Limits, POLL};
 use crate::error::ShipError;
+use crate::opening::Opening;
 use crate::sealer::Sealer;
 use crate::spool::{Spool, Spooled};
 use crate::uploader::{Progress, Queued};
+use crate::voice::{Half, Trouble, Voice};
 
 /// How long a shipper that was told to stop goes on to empty the ring, and then the spool.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(8);
-/// How long it waits, within that, for operations that have their place in the order and are not finished.
+/// How long it waits, within that, for operations that have their place in the order and are not finished, and for a spool that
+/// cannot be used.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// Pause between two looks while it ends.
 pub(crate) const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// Pause between two looks at a spool that is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// First wait after the spool did not take a segment, or was not what it should be.
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// Longest wait: how late, at most, it is noticed that it can be used again.
+pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// A spool that was at its limit counts as full until this part of the limit is free.
+const FREE_AGAIN: u64 = 4;
 /// The shipper's sign of life in the ring is renewed this often.
 const SEEN_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,17 +67,22 @@ pub struct Filler {
 }
 
 /// What every stage works with.
-struct Shared {
-    ring: Ring,
-    spool: Arc<Spool>,
-    spool_limit_bytes: u64,
-    limits: Limits,
-    progress: Arc<Progress>,
-    seen: Option<Instant>,
+pub(crate) struct Shared {
+    pub(crate) ring: Ring,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) spool_limit_bytes: u64,
+    pub(crate) limits: Limits,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) voice: Arc<Voice>,
+    /// Taking stopped at the spool's limit, and not much is free since.
+    pub(crate) at_limit: bool,
+    pub(crate) seen: Option<Instant>,
 }
 
 /// What it does.
 enum Stage {
+    /// Proves what the last shipper left.
+    Open(Box<Opening>, Retry),
     /// Seals what the ring holds and hands it to the uploader.
     Fill(Box<Fill>),
     /// It was told to stop and has emptied the ring, as far as that goes. The uploader's queue is closed.
@@ -73,13 +91,14 @@ enum Stage {
     Keep(Box<Keep>),
     /// The group is fenced: empties the ring without keeping anything, so that nothing waits on it.
     Discard(Consumer),
-    /// It stopped by an error.
+    /// It ended before it could begin, or by an error.
     Over,
 }
 
 struct Fill {
     sealer: Sealer,
     queue: UnboundedSender<Queued>,
+    retry: Retry,
     drain: Option<Drain>,
 }
 
@@ -88,33 +107,19 @@ struct Keep {
     drain: Drain,
 }
 
-/// Where a filler begins.
+/// What an opening gives.
 pub(crate) enum Begin {
     /// Ship.
     Ship(Sealer, UnboundedSender<Queued>),
     /// The group is fenced: keep what the ring holds, then discard.
     Keep(Sealer),
-    /// The group is fenced, and an earlier shipper began to discard.
+    /// The group is fenced, and an earlier shipper began to discard, or the spool cannot be continued.
     Discard(Consumer),
 }
 
 impl Filler {
-    pub(crate) fn new(
-        ring: Ring,
-        spool: Arc<Spool>,
-        spool_limit_bytes: u64,
-        limits: Limits,
-        progress: Arc<Progress>,
-        begin: Begin,
-        lock: File,
-    ) -> Self {
-        let shared = Shared { ring, spool, spool_limit_bytes, limits, progress, seen: None };
-        let stage = match begin {
-            Begin::Ship(sealer, queue) => Stage::Fill(Box::new(Fill { sealer, queue, drain: None })),
-            Begin::Keep(sealer) => shared.keep(sealer),
-            Begin::Discard(consumer) => Stage::Discard(consumer),
-        };
-        Self { shared, stage, _lock: lock }
+    pub(crate) fn new(shared: Shared, opening: Opening, lock: File) -> Self {
+        Self { shared, stage: Stage::Open(Box::new(opening), Retry::new()), _lock: lock }
     }
 
     /// Takes, decides, seals and releases once. `stopping`: it was told to stop; it then takes what the ring has and seals it, for
@@ -129,6 +134,7 @@ impl Filler {
         let (stage, pause) = match stage {
             Stage::Fill(fill) if self.shared.progress.fenced() => (self.shared.keep(fill.sealer), Pause::None),
             Stage::Filled(sealer) if self.shared.progress.fenced() => (self.shared.keep(*sealer), Pause::None),
+            Stage::Open(opening, retry) => self.shared.open(opening, retry, stopping)?,
             Stage::Fill(fill) => self.shared.fill(fill, stopping)?,
             Stage::Filled(sealer) => (Stage::Filled(sealer), Pause::Done),
             Stage::Keep(keep) => self.shared.go_on_keeping(keep)?,
@@ -146,7 +152,9 @@ impl Filler {
             (Pause::Ring(time), Stage::Fill(fill)) => fill.sealer.wait(time),
             (Pause::Ring(time), Stage::Keep(keep)) => keep.sealer.wait(time),
             (Pause::Ring(time), Stage::Discard(consumer)) => consumer.wait(time),
-            (Pause::Ring(time), Stage::Filled(_) | Stage::Over) | (Pause::Time(time), _) => clock::sleep(time),
+            (Pause::Ring(time), Stage::Open(..) | Stage::Filled(_) | Stage::Over) | (Pause::Time(time), _) => {
+                clock::sleep(time);
+            }
         }
     }
 
@@ -156,13 +164,12 @@ impl Filler {
         self.shared.progress.fenced()
     }
 
-    /// Says in the ring how the shipper ended. A fence is for good: were another state said, capture would log again, into a
-    /// ring that nobody empties.
+    /// Says in the ring how the shipper ended.
+    ///
+    /// # Errors
+    /// The one that it is given.
     pub fn leave(self, ended: Result<(), ShipError>) -> Result<(), ShipError> {
-        let ring = &self.shared.ring;
-        if ring.shipper_state() != ShipperState::Fenced {
-            ring.set_shipper_state(if ended.is_err() { ShipperState::Stopped } else { ShipperState::Starting });
-        }
+        self.shared.voice.leave(ended.is_err());
         ended
     }
 
@@ -174,23 +181,68 @@ impl Filler {
 }
 
 impl Shared {
+    fn open(&self, mut opening: Box<Opening>, mut retry: Retry, stopping: bool) -> Result<(Stage, Pause), ShipError> {
+        if let Some(left) = retry.left().filter(|_| !stopping) {
+            return Ok((Stage::Open(opening, retry), Pause::Time(left.min(POLL))));
+        }
+        let begin = match opening.attempt(self) {
+            Ok(begin) => begin,
+            Err(e) => {
+                let Some(trouble) = Trouble::of(&e) else { return Err(e) };
+                self.voice.trouble(Half::Filler, trouble, &e);
+                if stopping {
+                    return Ok((Stage::Over, Pause::Done));
+                }
+                let left = retry.failed();
+                return Ok((Stage::Open(opening, retry), Pause::Time(left.min(POLL))));
+            }
+        };
+        self.voice.well(Half::Filler);
+        self.ring.set_spool_bytes(self.spool.bytes());
+        let stage = match begin {
+            Begin::Ship(sealer, queue) => {
+                Stage::Fill(Box::new(Fill { sealer, queue, retry: Retry::new(), drain: None }))
+            }
+            Begin::Keep(sealer) => self.keep(sealer),
+            Begin::Discard(consumer) => Stage::Discard(consumer),
+        };
+        Ok((stage, Pause::None))
+    }
+
     /// Fills the spool, until it is told to stop and has emptied the ring.
-    fn fill(&self, mut fill: Box<Fill>, stopping: bool) -> Result<(Stage, Pause), ShipError> {
-        let Fill { sealer, queue, drain } = &mut *fill;
+    fn fill(&mut self, mut fill: Box<Fill>, stopping: bool) -> Result<(Stage, Pause), ShipError> {
+        let Fill { sealer, queue, retry, drain } = &mut *fill;
         if drain.is_none() && stopping {
             *drain = Some(Drain::new(self.ring.next_seq()));
         }
         if drain.as_ref().is_some_and(|drain| drain.is_over(sealer.head().last_seq)) {
             return Ok((Stage::Filled(Box::new(fill.sealer)), Pause::Done));
         }
+        if let Some(left) = retry.left().filter(|_| sealer.is_closed()) {
+            let longest = if drain.is_some() { SHORT_PAUSE } else { POLL };
+            return Ok((Stage::Fill(fill), Pause::Time(left.min(longest))));
+        }
         let emptied = sealer.take(self.room())?;
-        let pause = match self.limits.decide(&sealer.standing(drain.is_some())) {
-            Decision::Seal => {
-                // It fails only when the uploader has ended, which whoever drives the two sees.
-                let _ = queue.send(Queued { segment: self.seal(sealer)?, tried: false });
-                drain.iter_mut().for_each(Drain::moved);
-                Pause::None
-            }
+        let decision =
+            if sealer.is_closed() { Decision::Seal } else { self.limits.decide(&sealer.standing(drain.is_some())) };
+        if decision != Decision::Seal {
+            self.say_room(emptied);
+        }
+        let pause = match decision {
+            Decision::Seal => match self.seal(sealer) {
+                Ok(segment) => {
+                    // It fails only when the uploader has ended, which whoever drives the two sees.
+                    let _ = queue.send(Queued { segment, tried: false });
+                    drain.iter_mut().for_each(Drain::moved);
+                    retry.worked();
+                    Pause::None
+                }
+                Err(e) => {
+                    let Some(trouble) = Trouble::of(&e) else { return Err(e) };
+                    self.voice.trouble(Half::Filler, trouble, &e);
+                    Pause::Time(retry.failed().min(POLL))
+                }
+            },
             Decision::Wait(_) if drain.is_some() => Pause::Time(SHORT_PAUSE),
             Decision::Wait(time) if emptied => Pause::Ring(time),
             Decision::Wait(_) => Pause::Time(FULL_PAUSE),
@@ -198,8 +250,24 @@ impl Shared {
         Ok((Stage::Fill(fill), pause))
     }
 
+    /// Says whether the spool is at its limit, once it is known whether taking stopped there.
+    fn say_room(&mut self, emptied: bool) {
+        let free = self.room() >= self.spool_limit_bytes / FREE_AGAIN;
+        if !emptied && !free {
+            self.at_limit = true;
+            let error = AtLimit { bytes: self.spool.bytes(), limit: self.spool_limit_bytes };
+            self.voice.trouble(Half::Filler, Trouble::Full, &error);
+        } else if free && self.at_limit {
+            self.at_limit = false;
+            self.voice.well(Half::Filler);
+        }
+    }
+
     fn seal(&self, sealer: &mut Sealer) -> Result<Spooled, ShipError> {
         let sealed = sealer.seal(self.progress.watermark())?;
+        if !self.at_limit {
+            self.voice.well(Half::Filler);
+        }
         self.ring.set_spool_bytes(self.spool.bytes());
         tracing::debug!(number = sealed.number.0, last_seq = sealed.last_seq.0, bytes = sealed.bytes, "segment sealed");
         Ok(sealed)
@@ -209,7 +277,7 @@ impl Shared {
         Stage::Keep(Box::new(Keep { sealer, drain: Drain::new(self.ring.next_seq()) }))
     }
 
-    /// What the ring held when the group was fenced is sealed into the spool, as far as the spool has room; what comes later is
+    /// What the ring held when the group was fenced is sealed into the spool, as far as the spool takes it; what comes later is
     /// discarded.
     fn go_on_keeping(&self, mut keep: Box<Keep>) -> Result<(Stage, Pause), ShipError> {
         let Keep { sealer, drain } = &mut *keep;
@@ -219,13 +287,20 @@ impl Shared {
             return Ok((Stage::Discard(keep.sealer.into_consumer()), Pause::None));
         }
         sealer.take(self.room())?;
-        let pause = match self.limits.decide(&sealer.standing(true)) {
-            Decision::Seal => {
-                self.seal(sealer)?;
-                drain.moved();
-                Pause::None
+        let pause = if sealer.is_closed() || self.limits.decide(&sealer.standing(true)) == Decision::Seal {
+            match self.seal(sealer) {
+                Ok(_) => {
+                    drain.moved();
+                    Pause::None
+                }
+                Err(e) => {
+                    let Some(trouble) = Trouble::of(&e) else { return Err(e) };
+                    self.voice.trouble(Half::Filler, trouble, &e);
+                    Pause::Time(FIRST_RETRY)
+                }
             }
-            Decision::Wait(_) => Pause::Ring(SHORT_PAUSE),
+        } else {
+            Pause::Ring(SHORT_PAUSE)
         };
         Ok((Stage::Keep(keep), pause))
     }
@@ -252,6 +327,44 @@ impl Shared {
             self.seen = Some(now);
             self.ring.set_shipper_seen(clock::wall());
         }
+    }
+}
+
+/// The spool holds what it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool holds {bytes} of {limit} bytes: what comes stays in the ring until the vault has taken some of it")]
+struct AtLimit {
+    bytes: u64,
+    limit: u64,
+}
+
+/// When something that failed is tried again.
+struct Retry {
+    backoff: Backoff,
+    due: Option<Instant>,
+}
+
+impl Retry {
+    fn new() -> Self {
+        Self { backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY), due: None }
+    }
+
+    /// Time until it is due; `None` when it is.
+    fn left(&self) -> Option<Duration> {
+        let now = clock::mono();
+        self.due.filter(|due| *due > now).map(|due| due - now)
+    }
+
+    /// It failed, again or for the first time. Gives the wait.
+    fn failed(&mut self) -> Duration {
+        let wait = self.backoff.next_wait();
+        self.due = Some(clock::mono() + wait);
+        wait
+    }
+
+    fn worked(&mut self) {
+        self.backoff.reset();
+        self.due = None;
     }
 }
 

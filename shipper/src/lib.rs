@@ -5,18 +5,24 @@
 //!       ◀─────────── release, once the spool has it durably
 //! ```
 //!
-//! - [`shipper`]: [`Shipper`], opened on what the last one left, and the two threads that drive it
-//! - [`filler`]: the half of the main thread, step by step: takes, decides, seals, releases
+//! - [`shipper`]: [`Shipper`], opened on the notes of the last one, and the two threads that drive its halves
 //! - [`config`]: what it needs to know
-//! - [`fold`]: which bytes of a run of records survive (pure)
-//! - [`batch`]: when a segment is sealed (pure)
-//! - [`sealer`]: the segment in the making and the chain it continues
+//! - [`filler`]: the half of the main thread, step by step: takes, decides, seals, releases
+//!   - `opening`: its first stage: proves what lies in the spool
+//!   - [`restart`]: what a shipper finds when it starts, and where it goes on (pure)
+//!   - [`fold`]: which bytes of a run of records survive (pure)
+//!   - [`batch`]: when a segment is sealed (pure)
+//!   - [`sealer`]: the segment in the making and the chain it continues
 //! - [`spool`]: sealed segments on disk until the vault has confirmed them
-//! - [`restart`]: what a shipper finds when it starts, and where it goes on (pure)
-//! - [`uploader`]: the half of the second thread: segments into the vault in order, and what a refusal means
-//! - [`epoch`]: opens the epoch before its first segment, and seals the one before
-//! - [`state`]: the durable notes of a source (`epoch.json`, `shipped.json`, `fenced.json`), which the agent reads and writes too
+//! - [`uploader`]: the half of the second thread, one future
+//!   - `uploads`: segments into the vault in order, and what a refusal means
+//!   - [`epoch`]: opens the epoch before its first segment, and seals the one before
+//!   - `looks`: what the target has put for this source: the epoch after ours, requests, hashes
+//!   - `fetch`: these hashes, into the state folder
+//!   - [`door`]: the way to the vault, and which of its errors are waited out
 //! - [`requests`]: what the target has asked of the source, in the state folder, where the agent finds it
+//! - [`state`]: the durable notes of a source (`epoch.json`, `shipped.json`, `fenced.json`), which the agent reads and writes too
+//! - [`voice`]: what the shipper says of itself in the ring's header
 //! - [`error`]: what can go wrong and what to do then
 //!
 //! The order of durable steps is that of `docs/format.md`: spool durable, ring released, upload, watermark noted, spool file
@@ -24,10 +30,14 @@
 
 pub mod batch;
 pub mod config;
+pub mod door;
 pub mod epoch;
 pub mod error;
+mod fetch;
 pub mod filler;
 pub mod fold;
+mod looks;
+mod opening;
 pub mod requests;
 pub mod restart;
 pub mod sealer;
@@ -35,6 +45,8 @@ pub mod shipper;
 pub mod spool;
 pub mod state;
 pub mod uploader;
+mod uploads;
+pub mod voice;
 
 #[cfg(test)]
 mod tests;

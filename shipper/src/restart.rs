@@ -8,13 +8,16 @@
 //! | ring released | the same, without the records | it is uploaded |
 //! | upload | the same | it is uploaded again: the same bytes under the same key |
 //! | watermark noted | a file at the watermark | it is removed |
+//!
+//! What is left of an epoch that is over, or cannot be finished because a segment of it is missing or damaged, is set aside: when the
+//! next epoch began without a clean stop, the regions of everything that was not confirmed became lost, and are copied again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use farshore_changelog::ids::{Epoch, Hash, SegmentNo, Seq};
 
 use crate::error::ShipError;
-use crate::spool::Spooled;
+use crate::spool::{Found, Spooled};
 use crate::state::{SourceEpoch, Watermark};
 
 /// The newest sealed segment of the current epoch: what the next one continues.
@@ -32,7 +35,9 @@ pub struct ChainHead {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Confirmed segments whose files are still there.
-    pub stale: Vec<Spooled>,
+    pub stale: Vec<(Epoch, SegmentNo)>,
+    /// Files of earlier epochs that are of no use any more.
+    pub aside: Vec<Found>,
     /// Segments to upload, in order. Those of the epoch before come first: they are uploaded before it is sealed.
     pub queue: Vec<Spooled>,
     /// What the next segment continues.
@@ -41,42 +46,62 @@ pub struct Plan {
     pub confirmed: ChainHead,
 }
 
-/// Decides. `found` is in the order of epoch and number; `dir` is the spool folder, for messages.
+/// Decides. `found` is in the order of epoch and number.
 ///
 /// # Errors
-/// [`ShipError::Spool`] when the segments do not continue the watermark, each other and the epoch, and which one does not.
-pub fn plan(
-    source: &SourceEpoch,
-    watermark: Option<&Watermark>,
-    found: Vec<Spooled>,
-    dir: &Path,
-) -> Result<Plan, ShipError> {
-    let current_start = ChainHead { number: SegmentNo(0), hash: source.object_hash(), last_seq: Seq(0) };
+/// [`ShipError::Spool`] when the segments of the current epoch do not continue the watermark and each other, and which one does
+/// not.
+pub fn plan(source: &SourceEpoch, watermark: Option<&Watermark>, found: Vec<Found>) -> Result<Plan, ShipError> {
     let confirmed_in = |epoch: Epoch| {
         let mark = watermark.filter(|w| w.epoch == epoch)?;
         Some(ChainHead { number: mark.number, hash: mark.hash, last_seq: mark.last_seq })
     };
-    let confirmed = confirmed_in(source.epoch).unwrap_or(current_start);
-    let mut plan = Plan { stale: Vec::new(), queue: Vec::new(), head: confirmed, confirmed };
+    let confirmed = confirmed(source, watermark);
+    let mut plan = Plan { stale: Vec::new(), aside: Vec::new(), queue: Vec::new(), head: confirmed, confirmed };
     // Of the epoch before only the watermark is known, and not even that when nothing of it was confirmed.
     let mut parent_head = source.parent.and_then(confirmed_in);
-    for segment in found {
-        let path = || dir.join(segment.file_name());
-        if watermark.is_some_and(|w| w.epoch == segment.epoch && segment.number <= w.number) {
-            plan.stale.push(segment);
-            continue;
-        }
-        if segment.epoch == source.epoch {
-            plan.head = follow(Some(&plan.head), &segment).map_err(|what| refused(path(), what))?;
-        } else if Some(segment.epoch) == source.parent && !source.opened {
-            parent_head = Some(follow(parent_head.as_ref(), &segment).map_err(|what| refused(path(), what))?);
+    let mut parent_is_open = !source.opened;
+    for file in found {
+        let Found { epoch, number, .. } = file;
+        if watermark.is_some_and(|w| w.epoch == epoch && number <= w.number) {
+            plan.stale.push((epoch, number));
+        } else if epoch == source.epoch {
+            let followed = file.segment.and_then(|segment| Ok((follow(Some(&plan.head), &segment)?, segment)));
+            let (head, segment) = followed.map_err(|what| refused(&file.path, what))?;
+            plan.head = head;
+            plan.queue.push(segment);
+        } else if epoch > source.epoch {
+            let what = format!("is of epoch {epoch}, and the group is in epoch {}", source.epoch);
+            return Err(refused(&file.path, what));
+        } else if Some(epoch) == source.parent && parent_is_open {
+            let segment = file.segment.clone();
+            match segment.and_then(|segment| Ok((follow(parent_head.as_ref(), &segment)?, segment))) {
+                Ok((head, segment)) => {
+                    parent_head = Some(head);
+                    plan.queue.push(segment);
+                }
+                Err(what) => {
+                    tracing::warn!(file = %file.path.display(), "set aside, with all that follows it in its epoch: it {what}");
+                    parent_is_open = false;
+                    plan.aside.push(file);
+                }
+            }
         } else {
-            let what = format!("is of epoch {}, and the group is in epoch {}", segment.epoch, source.epoch);
-            return Err(refused(path(), what));
+            plan.aside.push(file);
         }
-        plan.queue.push(segment);
     }
     Ok(plan)
+}
+
+/// The newest segment of the current epoch that is known to be confirmed.
+#[must_use]
+pub fn confirmed(source: &SourceEpoch, watermark: Option<&Watermark>) -> ChainHead {
+    let start = ChainHead { number: SegmentNo(0), hash: source.object_hash(), last_seq: Seq(0) };
+    watermark.filter(|w| w.epoch == source.epoch).map_or(start, |w| ChainHead {
+        number: w.number,
+        hash: w.hash,
+        last_seq: w.last_seq,
+    })
 }
 
 /// The chain after `segment`, which must continue `head` (where that is known: a first segment of the epoch before).
@@ -91,8 +116,8 @@ fn follow(head: Option<&ChainHead>, segment: &Spooled) -> Result<ChainHead, Stri
     Ok(ChainHead { number: segment.number, hash: segment.hash, last_seq: segment.last_seq })
 }
 
-fn refused(path: PathBuf, what: String) -> ShipError {
-    ShipError::Spool { path, what }
+fn refused(path: &Path, what: String) -> ShipError {
+    ShipError::Spool { path: path.to_owned(), what }
 }
 
 #[cfg(test)]

@@ -43,50 +43,76 @@ fn numbers(list: &[Spooled]) -> Vec<(u64, u64)> {
     list.iter().map(|s| (s.epoch.0, s.number.0)).collect()
 }
 
-/// Stale, queue, and the numbers of head and confirmed; or what is refused.
-type Outcome = Result<(Vec<(u64, u64)>, Vec<(u64, u64)>, u64, u64), String>;
+/// Stale, queue, set aside, and the numbers of head and confirmed; or what is refused.
+type Outcome = Result<(Vec<(u64, u64)>, Vec<(u64, u64)>, Vec<(u64, u64)>, u64, u64), String>;
+
+fn file(segment: Spooled) -> Found {
+    let Spooled { epoch, number, .. } = segment;
+    let path = format!("/spool/{epoch}-{number}.seg").into();
+    Found { epoch, number, segment: Ok(segment), aside: false, path }
+}
 
 fn outcome(source: &SourceEpoch, mark: Option<Watermark>, found: &[(u64, u64)]) -> Outcome {
-    let found = found.iter().map(|&(e, n)| segment(source, e, n)).collect();
-    let plan = plan(source, mark.as_ref(), found, Path::new("/spool")).map_err(|e| e.to_string())?;
+    outcome_of(source, mark, found.iter().map(|&(e, n)| file(segment(source, e, n))).collect())
+}
+
+fn outcome_of(source: &SourceEpoch, mark: Option<Watermark>, found: Vec<Found>) -> Outcome {
+    let plan = plan(source, mark.as_ref(), found).map_err(|e| e.to_string())?;
     assert_eq!(plan.head.last_seq.0, plan.head.number.0 * 10);
-    Ok((numbers(&plan.stale), numbers(&plan.queue), plan.head.number.0, plan.confirmed.number.0))
+    let stale = plan.stale.iter().map(|(e, n)| (e.0, n.0)).collect();
+    let aside = plan.aside.iter().map(|f| (f.epoch.0, f.number.0)).collect();
+    Ok((stale, numbers(&plan.queue), aside, plan.head.number.0, plan.confirmed.number.0))
 }
 
 #[test]
 fn every_crash_has_its_continuation() {
     let first = source(1, true);
-    assert_eq!(outcome(&first, None, &[]), Ok((vec![], vec![], 0, 0)));
-    assert_eq!(outcome(&first, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], 2, 0)));
-    assert_eq!(outcome(&first, Some(mark(1, 4)), &[]), Ok((vec![], vec![], 4, 4)));
-    assert_eq!(outcome(&first, Some(mark(1, 4)), &[(1, 4), (1, 5)]), Ok((vec![(1, 4)], vec![(1, 5)], 5, 4)));
+    assert_eq!(outcome(&first, None, &[]), Ok((vec![], vec![], vec![], 0, 0)));
+    assert_eq!(outcome(&first, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], vec![], 2, 0)));
+    assert_eq!(outcome(&first, Some(mark(1, 4)), &[]), Ok((vec![], vec![], vec![], 4, 4)));
+    assert_eq!(outcome(&first, Some(mark(1, 4)), &[(1, 4), (1, 5)]), Ok((vec![(1, 4)], vec![(1, 5)], vec![], 5, 4)));
 }
 
 #[test]
 fn the_epoch_before_is_finished_first() {
     let next = source(2, false);
-    assert_eq!(outcome(&next, Some(mark(1, 4)), &[]), Ok((vec![], vec![], 0, 0)));
+    assert_eq!(outcome(&next, Some(mark(1, 4)), &[]), Ok((vec![], vec![], vec![], 0, 0)));
     assert_eq!(
         outcome(&next, Some(mark(1, 4)), &[(1, 4), (1, 5), (2, 1)]),
-        Ok((vec![(1, 4)], vec![(1, 5), (2, 1)], 1, 0))
+        Ok((vec![(1, 4)], vec![(1, 5), (2, 1)], vec![], 1, 0))
     );
-    assert_eq!(outcome(&next, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], 0, 0)));
+    assert_eq!(outcome(&next, None, &[(1, 1), (1, 2)]), Ok((vec![], vec![(1, 1), (1, 2)], vec![], 0, 0)));
 }
 
 #[test]
 fn what_does_not_continue_is_refused() {
-    let (first, next) = (source(1, true), source(2, true));
-    for (source, mark, found, word) in [
-        (&first, None, vec![(1, 2)], "segment 1 is missing"),
-        (&first, Some(mark(1, 4)), vec![(1, 6)], "segment 5 is missing"),
-        (&first, Some(mark(1, 4)), vec![(1, 5), (1, 7)], "segment 6 is missing"),
-        (&first, None, vec![(3, 1)], "of epoch 3"),
-        (&next, Some(mark(2, 1)), vec![(1, 9)], "of epoch 1"),
-        (&source(3, false), Some(mark(2, 1)), vec![(1, 9)], "of epoch 1"),
+    let first = source(1, true);
+    for (mark, found, word) in [
+        (None, vec![(1, 2)], "segment 1 is missing"),
+        (Some(mark(1, 4)), vec![(1, 6)], "segment 5 is missing"),
+        (Some(mark(1, 4)), vec![(1, 5), (1, 7)], "segment 6 is missing"),
+        (None, vec![(3, 1)], "of epoch 3"),
     ] {
-        let error = outcome(source, mark, &found).unwrap_err();
+        let error = outcome(&first, mark, &found).unwrap_err();
         assert!(error.contains(word) && error.contains("/spool/"), "{error}");
     }
+    let damaged = Found { segment: Err("has a wrong hash".to_owned()), ..file(segment(&first, 1, 5)) };
+    assert!(outcome_of(&first, Some(mark(1, 4)), vec![damaged]).unwrap_err().contains("wrong hash"));
+}
+
+#[test]
+fn what_is_left_of_an_epoch_that_is_over_or_cannot_be_finished_is_set_aside() {
+    let (next, opened) = (source(2, false), source(2, true));
+    assert_eq!(outcome(&opened, Some(mark(2, 1)), &[(1, 9)]), Ok((vec![], vec![], vec![(1, 9)], 1, 1)));
+    assert_eq!(outcome(&source(3, false), Some(mark(2, 1)), &[(1, 9)]), Ok((vec![], vec![], vec![(1, 9)], 0, 0)));
+    // Segment 6 is missing: what is before it is uploaded, what is after it has no place.
+    assert_eq!(
+        outcome(&next, Some(mark(1, 4)), &[(1, 5), (1, 7), (1, 8), (2, 1)]),
+        Ok((vec![], vec![(1, 5), (2, 1)], vec![(1, 7), (1, 8)], 1, 0))
+    );
+    let damaged = Found { segment: Err("has a wrong hash".to_owned()), ..file(segment(&next, 1, 5)) };
+    let found = vec![damaged, file(segment(&next, 1, 6))];
+    assert_eq!(outcome_of(&next, Some(mark(1, 4)), found), Ok((vec![], vec![], vec![(1, 5), (1, 6)], 0, 0)));
 }
 
 #[test]
@@ -95,8 +121,8 @@ fn a_segment_of_another_chain_is_refused() {
     for change in [|s: &mut Spooled| s.prev = Hash::ZERO, |s: &mut Spooled| s.first_seq = Seq(42)] {
         let mut segment = segment(&first, 1, 5);
         change(&mut segment);
-        assert!(plan(&first, Some(&mark(1, 4)), vec![segment], Path::new("/spool")).is_err());
+        assert!(plan(&first, Some(&mark(1, 4)), vec![file(segment)]).is_err());
     }
     let other_epoch_object = SourceEpoch { nonce: Nonce([2; 16]), ..first.clone() };
-    assert!(plan(&other_epoch_object, None, vec![segment(&first, 1, 1)], Path::new("/spool")).is_err());
+    assert!(plan(&other_epoch_object, None, vec![file(segment(&first, 1, 1))]).is_err());
 }

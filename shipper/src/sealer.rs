@@ -7,7 +7,7 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo, Seq};
 use farshore_changelog::op::{Record, RecordFlags};
 use farshore_changelog::ring::{Consumer, Ring, Taken};
-use farshore_changelog::segment::{Kind, SegmentError, SegmentWriter, Stamp};
+use farshore_changelog::segment::{Kind, Sealed, SegmentError, SegmentWriter, Stamp};
 use farshore_changelog::units::align_up;
 
 use crate::batch::{AtHand, Limits, Standing};
@@ -29,6 +29,8 @@ pub struct Sealer {
     consumer: Consumer,
     head: ChainHead,
     writer: SegmentWriter,
+    /// The segment that is sealed and not in the spool yet. While there is one nothing is taken.
+    closed: Option<Sealed>,
     /// Records whose pieces are in the writer.
     written: Vec<Taken>,
     /// Records since the last boundary.
@@ -48,10 +50,10 @@ impl Sealer {
     /// # Errors
     /// [`ShipError::SpoolLost`] or [`ShipError::OtherRing`] when the ring and the chain do not fit together.
     pub fn new(ring: &Ring, head: ChainHead, spool: Arc<Spool>, limits: Limits, level: i32) -> Result<Self, ShipError> {
-        let consumer = ring.consumer();
         let spec = ring.spec();
-        if consumer.position() > head.last_seq {
-            return Err(ShipError::SpoolLost { released: consumer.position(), known: head.last_seq });
+        let released = Seq(ring.read_seq().0 - 1);
+        if released > head.last_seq {
+            return Err(ShipError::SpoolLost { released, known: head.last_seq });
         }
         if ring.next_seq() <= head.last_seq {
             return Err(ShipError::OtherRing { epoch: spec.epoch, known: head.last_seq });
@@ -62,9 +64,10 @@ impl Sealer {
             level,
             limits,
             spool,
-            consumer,
+            consumer: ring.consumer(),
             head,
             writer: SegmentWriter::new(Kind::Log, Some(level)),
+            closed: None,
             written: Vec::new(),
             run: Vec::new(),
             sealed_before: Vec::new(),
@@ -83,7 +86,10 @@ impl Sealer {
     pub fn take(&mut self, room: u64) -> Result<bool, ShipError> {
         loop {
             let at_hand = self.at_hand();
-            if self.limits.full(&at_hand) || (at_hand.payload_bytes >= room && self.may_pause()) {
+            if self.closed.is_some()
+                || self.limits.full(&at_hand)
+                || (at_hand.payload_bytes >= room && self.may_pause())
+            {
                 return Ok(false);
             }
             let Some(taken) = self.consumer.take()? else {
@@ -188,8 +194,33 @@ impl Sealer {
     /// becomes a heartbeat. `watermark`: the newest segment of this epoch whose confirmation is noted durably.
     ///
     /// # Errors
-    /// [`ShipError::Seal`], [`ShipError::Io`] of the spool; the ring still has everything then.
+    /// [`ShipError::Seal`]; [`ShipError::Io`] of the spool: the ring still has everything then, and the next call puts the same
+    /// segment.
     pub fn seal(&mut self, watermark: SegmentNo) -> Result<Spooled, ShipError> {
+        let sealed = match self.closed.take() {
+            Some(sealed) => sealed,
+            None => self.close(watermark)?,
+        };
+        let spooled = match self.spool.put(&sealed) {
+            Ok(spooled) => spooled,
+            Err(e) => {
+                self.closed = Some(sealed);
+                return Err(e);
+            }
+        };
+        let last_seq = spooled.last_seq;
+        self.release_sealed_before();
+        if last_seq > self.head.last_seq {
+            self.consumer.release(last_seq, std::mem::take(&mut self.written));
+        }
+        self.head = ChainHead { number: spooled.number, hash: spooled.hash, last_seq };
+        self.ring_bytes = self.run.iter().map(|t| align_up(t.record().payload_len(), RING_PAGE_BYTES)).sum();
+        self.last_seal = Some(clock::mono());
+        self.first_taken = if self.run.is_empty() { None } else { self.last_seal };
+        Ok(spooled)
+    }
+
+    fn close(&mut self, watermark: SegmentNo) -> Result<Sealed, ShipError> {
         let last_seq = self.reach();
         self.write_run(self.sealable(), true)?;
         let stamp = Stamp {
@@ -203,17 +234,13 @@ impl Sealer {
             prev: self.head.hash,
         };
         let writer = std::mem::replace(&mut self.writer, SegmentWriter::new(Kind::Log, Some(self.level)));
-        let sealed = writer.seal(stamp).map_err(|e| self.cannot_seal(e))?;
-        let spooled = self.spool.put(&sealed)?;
-        self.release_sealed_before();
-        if last_seq > self.head.last_seq {
-            self.consumer.release(last_seq, std::mem::take(&mut self.written));
-        }
-        self.head = ChainHead { number: spooled.number, hash: spooled.hash, last_seq };
-        self.ring_bytes = self.run.iter().map(|t| align_up(t.record().payload_len(), RING_PAGE_BYTES)).sum();
-        self.last_seal = Some(clock::mono());
-        self.first_taken = if self.run.is_empty() { None } else { self.last_seal };
-        Ok(spooled)
+        writer.seal(stamp).map_err(|e| self.cannot_seal(e))
+    }
+
+    /// Whether a segment is sealed that the spool did not take.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_some()
     }
 
     /// The reading end, for waiting; and for what is taken without being kept, once the group is fenced.

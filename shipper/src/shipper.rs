@@ -17,13 +17,17 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::batch::Limits;
 use crate::config::ShipperConfig;
+use crate::door::{Door, VaultSource};
 use crate::error::ShipError;
-use crate::filler::{Begin, DRAIN_MAX, Filler, Pause, SHORT_PAUSE};
+use crate::filler::{DRAIN_MAX, Filler, Pause, SHORT_PAUSE, Shared};
+use crate::looks::Looks;
+use crate::opening::Opening;
 use crate::restart;
-use crate::sealer::Sealer;
-use crate::spool::Spool;
+use crate::spool::{Reserve, Spool};
 use crate::state::{SourceEpoch, SourceState};
-use crate::uploader::{End, Progress, Queued, Uploader, VaultSource};
+use crate::uploader::{End, Progress, Uploader};
+use crate::uploads::Uploads;
+use crate::voice::Voice;
 
 /// How long a shipper that was told to stop waits for a vault that did not answer before.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(1);
@@ -31,17 +35,19 @@ const UNREACHABLE_MAX: Duration = Duration::from_secs(1);
 /// The shipper of one group, opened. [`Shipper::run`] drives its two halves with two threads; [`Shipper::split`] gives them to whoever
 /// drives them otherwise.
 pub struct Shipper {
-    ring: Ring,
+    voice: Arc<Voice>,
     filler: Filler,
     /// None once the group is fenced.
     uploader: Option<Uploader>,
 }
 
 impl Shipper {
-    /// Opens ring, notes and spool, and finds out where to go on. The vault need not answer yet.
+    /// Opens ring and notes. The vault need not answer yet, and the spool is looked through by the first steps: what is wrong with
+    /// it may pass.
     ///
     /// # Errors
-    /// [`ShipError`]: anything that keeps it from continuing exactly where the last one was. The ring's shipper state says so.
+    /// [`ShipError`]: what is noted cannot be used, does not belong to the ring, or another shipper runs. The ring's shipper
+    /// state says so.
     pub fn open(config: ShipperConfig) -> Result<Self, ShipError> {
         let url = Vault::check_url(&config.vault_url)?;
         Self::open_from(&config, VaultSource::Url(url))
@@ -71,13 +77,9 @@ impl Shipper {
         let state = SourceState::new(&config.state_dir);
         let source = noted_epoch(&state, &config.group, ring.spec())?;
         let watermark = state.watermark()?;
-        let fenced = state.fenced()?;
-        let (spool, found) = Spool::open(&config.spool_dir, &config.group)?;
-        let plan = restart::plan(&source, watermark.as_ref(), found, &config.spool_dir)?;
-        for stale in &plan.stale {
-            spool.remove(stale)?;
-        }
-        let spool = Arc::new(spool);
+        let fenced = state.fenced()?.is_some();
+        let confirmed = restart::confirmed(&source, watermark.as_ref());
+        tracing::info!(group = %config.group, epoch = source.epoch.0, fenced, "shipper starts");
         let spec = ring.spec();
         let limits = Limits::new(
             config.segment_bytes,
@@ -86,44 +88,49 @@ impl Shipper {
             spec.payload_bytes_per_lane,
             spec.slots_per_lane,
         );
-        tracing::info!(
-            group = %config.group, epoch = source.epoch.0, sealed = plan.head.number.0, confirmed = plan.confirmed.number.0,
-            spooled = plan.queue.len(), fenced = fenced.is_some(), "shipper starts"
-        );
-        let progress = Arc::new(Progress::new(plan.confirmed.number));
-        let discarding = fenced.is_some() && ring.read_seq() > plan.head.last_seq.next();
-        let (mut begin, mut uploader) = (None, None);
-        if !discarding {
-            let sealer = Sealer::new(ring, plan.head, Arc::clone(&spool), limits, config.zstd_level)?;
-            if fenced.is_some() {
-                begin = Some(Begin::Keep(sealer));
-            } else {
-                let (queue, segments) = unbounded_channel();
-                for segment in plan.queue {
-                    // The receiver is in hand, so this cannot fail.
-                    let _ = queue.send(Queued { segment, tried: true });
-                }
-                begin = Some(Begin::Ship(sealer, queue));
-                uploader = Some(Uploader {
-                    vault,
-                    source,
-                    watermark,
-                    state,
-                    spool: Arc::clone(&spool),
-                    ring: ring.clone(),
-                    progress: Arc::clone(&progress),
-                    heartbeat: config.heartbeat,
-                    queue: segments,
-                });
-            }
-        }
-        let begin = begin.unwrap_or_else(|| Begin::Discard(ring.consumer()));
+        let spool = Arc::new(Spool::new(&config.spool_dir, &config.group, Reserve::in_folder(&config.state_dir)));
+        let progress = Arc::new(Progress::new(confirmed.number, fenced));
+        let voice = Arc::new(Voice::new(ring.clone(), fenced));
         // A crash may have come between noting a confirmation and telling the ring.
-        ring.set_confirmed_seq(ring.confirmed_seq().max(plan.confirmed.last_seq));
-        ring.set_spool_bytes(spool.bytes());
-        ring.set_shipper_state(if fenced.is_some() { ShipperState::Fenced } else { ShipperState::Starting });
-        let filler = Filler::new(ring.clone(), spool, config.spool_limit_bytes, limits, progress, begin, lock);
-        Ok(Self { ring: ring.clone(), filler, uploader })
+        ring.set_confirmed_seq(ring.confirmed_seq().max(confirmed.last_seq));
+        let (mut queue, mut uploader) = (None, None);
+        if !fenced {
+            let (sender, segments) = unbounded_channel();
+            queue = Some(sender);
+            let door = Arc::new(Door::new(vault, &config.group, source.opened));
+            let looks = Looks::new(
+                Arc::clone(&door),
+                Arc::clone(&voice),
+                ring.clone(),
+                source.epoch,
+                config.state_dir.clone(),
+                config.heartbeat,
+            );
+            let uploads = Uploads {
+                door,
+                source: source.clone(),
+                watermark,
+                state,
+                spool: Arc::clone(&spool),
+                ring: ring.clone(),
+                progress: Arc::clone(&progress),
+                voice: Arc::clone(&voice),
+                queue: segments,
+            };
+            uploader = Some(Uploader::new(uploads, looks));
+        }
+        let opening = Opening { source, watermark, zstd_level: config.zstd_level, queue };
+        let shared = Shared {
+            ring: ring.clone(),
+            spool,
+            spool_limit_bytes: config.spool_limit_bytes,
+            limits,
+            progress,
+            voice: Arc::clone(&voice),
+            at_limit: false,
+            seen: None,
+        };
+        Ok(Self { voice, filler: Filler::new(shared, opening, lock), uploader })
     }
 
     /// Its halves: the one that fills the spool, and, unless the group is fenced, the one that empties it into the vault.
@@ -138,9 +145,9 @@ impl Shipper {
     /// # Errors
     /// [`ShipError`]: a person is needed. The ring's shipper state says so.
     pub fn run(self, stop: &AtomicBool) -> Result<(), ShipError> {
-        let Self { ring, mut filler, uploader } = self;
+        let Self { voice, mut filler, uploader } = self;
         let ended = match uploader {
-            Some(uploader) => ship(&ring, &mut filler, uploader, stop),
+            Some(uploader) => ship(&voice, &mut filler, uploader, stop),
             None => drive(&mut filler, stop, || false),
         };
         filler.leave(ended)
@@ -148,13 +155,13 @@ impl Shipper {
 }
 
 /// Drives both halves: the uploader on a thread of its own.
-fn ship(ring: &Ring, filler: &mut Filler, uploader: Uploader, stop: &AtomicBool) -> Result<(), ShipError> {
+fn ship(voice: &Voice, filler: &mut Filler, uploader: Uploader, stop: &AtomicBool) -> Result<(), ShipError> {
     let upload = Upload::start(uploader)?;
     let filled = drive(filler, stop, || upload.thread.is_finished());
     if filled.is_err() {
         upload.abort.notify_one();
     }
-    let end = upload.end(ring);
+    let end = upload.end(voice);
     filled?;
     match end? {
         End::Drained => Ok(()),
@@ -199,12 +206,9 @@ impl Upload {
     }
 
     /// Lets its queue, which is closed, run empty for a bounded time, then ends the thread.
-    fn end(self, ring: &Ring) -> Result<End, ShipError> {
+    fn end(self, voice: &Voice) -> Result<End, ShipError> {
         let since = clock::mono();
-        let patience = || match ring.shipper_state() {
-            ShipperState::VaultUnreachable => UNREACHABLE_MAX,
-            ShipperState::Starting | ShipperState::Shipping | ShipperState::Fenced | ShipperState::Stopped => DRAIN_MAX,
-        };
+        let patience = || if voice.is_unreachable() { UNREACHABLE_MAX } else { DRAIN_MAX };
         while !self.thread.is_finished() && clock::mono().duration_since(since) < patience() {
             clock::sleep(SHORT_PAUSE);
         }

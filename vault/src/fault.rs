@@ -1,5 +1,5 @@
-//! A store double for tests of every stage: an operation fails before it is done, is done and its answer is lost, or takes
-//! its time. The second is the one that protocols forget.
+//! A store double for tests of every stage: an operation fails before it is done, is done and its answer is lost, takes its
+//! time, or never ends. The second is the one that protocols forget.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
@@ -29,6 +29,13 @@ pub enum Fault {
     Delay(Duration),
     /// It is not done: these credentials may not.
     Denied,
+    /// A put is not done, and is refused as if something were there: S3's 409 says that another put of the key was at work, not
+    /// that it has succeeded.
+    Undecided,
+    /// It is done, at this many bytes a second.
+    Slow(u64),
+    /// It stops in the middle of the body for ever: a put is not done, of a get the first half comes.
+    Stall,
 }
 
 /// Which operations.
@@ -55,13 +62,35 @@ pub struct FaultStore {
     rules: Mutex<VecDeque<Rule>>,
     down: AtomicBool,
     puts: AtomicU64,
+    /// Bytes of the bodies of puts that have not ended, and the most there were.
+    in_flight: AtomicU64,
+    most_in_flight: AtomicU64,
+}
+
+/// Counts the body of a put until it ends or is given up.
+struct InFlight<'a> {
+    store: &'a FaultStore,
+    bytes: u64,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.store.in_flight.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
 }
 
 impl FaultStore {
     /// Around `inner`, with nothing wrong yet.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
-        Arc::new(Self { inner, rules: Mutex::default(), down: AtomicBool::new(false), puts: AtomicU64::new(0) })
+        Arc::new(Self {
+            inner,
+            rules: Mutex::default(),
+            down: AtomicBool::new(false),
+            puts: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            most_in_flight: AtomicU64::new(0),
+        })
     }
 
     /// In the memory of the process.
@@ -76,6 +105,11 @@ impl FaultStore {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).push_back(rule);
     }
 
+    /// Forgets what was injected and not met yet.
+    pub fn forget(&self) {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// While it is down every operation fails before it is done.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
@@ -85,6 +119,18 @@ impl FaultStore {
     #[must_use]
     pub fn puts(&self) -> u64 {
         self.puts.load(Ordering::SeqCst)
+    }
+
+    /// The most bytes of bodies that were on their way to the store at one time.
+    #[must_use]
+    pub fn most_in_flight_bytes(&self) -> u64 {
+        self.most_in_flight.load(Ordering::SeqCst)
+    }
+
+    fn set_off(&self, bytes: u64) -> InFlight<'_> {
+        let now = self.in_flight.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.most_in_flight.fetch_max(now, Ordering::SeqCst);
+        InFlight { store: self, bytes }
     }
 
     fn draw(&self, on: On, key: &Path) -> Option<Fault> {
@@ -97,23 +143,50 @@ impl FaultStore {
         Some(hit.fault)
     }
 
-    async fn around<T>(&self, on: On, key: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.draw(on, key) {
+    async fn around<T>(&self, on: On, key: &Path, bytes: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.with(self.draw(on, key), key, bytes, work).await
+    }
+
+    /// `bytes`: the length of the body, as far as it is known before.
+    async fn with<T>(
+        &self,
+        drawn: Option<Fault>,
+        key: &Path,
+        bytes: u64,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let refused = || Error::AlreadyExists { path: key.to_string(), source: "injected fault: undecided".into() };
+        let denied = || Error::PermissionDenied { path: key.to_string(), source: "injected fault: denied".into() };
+        match drawn {
             None => work.await,
             Some(Fault::Before) => Err(fault("not done")),
             Some(Fault::After) => {
                 work.await?;
                 Err(fault("done, answer lost"))
             }
-            Some(Fault::Denied) => {
-                Err(Error::PermissionDenied { path: key.to_string(), source: "injected fault: denied".into() })
-            }
+            Some(Fault::Denied) => Err(denied()),
+            Some(Fault::Undecided) => Err(refused()),
             Some(Fault::Delay(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
+            Some(Fault::Slow(bytes_per_second)) => {
+                tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64)).await;
+                work.await
+            }
+            Some(Fault::Stall) => std::future::pending().await,
         }
     }
+}
+
+/// The object, of which the second half never comes.
+async fn stalled(found: GetResult) -> Result<GetResult> {
+    let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
+    let extensions = found.extensions.clone();
+    let whole = found.bytes().await?;
+    let half = whole.slice(..whole.len() / 2);
+    let body = futures::stream::iter([Ok(half)]).chain(futures::stream::pending()).boxed();
+    Ok(GetResult { payload: GetResultPayload::Stream(body), meta, range, attributes, extensions })
 }
 
 fn fault(what: &str) -> Error {
@@ -129,23 +202,28 @@ impl fmt::Display for FaultStore {
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let bytes = payload.content_length() as u64;
+        let _on_its_way = self.set_off(bytes);
         let put = async {
             self.puts.fetch_add(1, Ordering::SeqCst);
             self.inner.put_opts(location, payload, opts).await
         };
-        self.around(On::Put, location, put).await
+        self.around(On::Put, location, bytes, put).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.around(On::Put, location, self.inner.put_multipart_opts(location, opts)).await
+        self.around(On::Put, location, 0, self.inner.put_multipart_opts(location, opts)).await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.around(On::Get, location, self.inner.get_opts(location, options)).await
+        match self.draw(On::Get, location) {
+            Some(Fault::Stall) => stalled(self.inner.get_opts(location, options).await?).await,
+            drawn => self.with(drawn, location, 0, self.inner.get_opts(location, options)).await,
+        }
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.around(On::Get, location, self.inner.get_ranges(location, ranges)).await
+        self.around(On::Get, location, 0, self.inner.get_ranges(location, ranges)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -164,10 +242,10 @@ impl ObjectStore for FaultStore {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let prefix_path = prefix.cloned().unwrap_or_default();
-        self.around(On::Get, &prefix_path, self.inner.list_with_delimiter(prefix)).await
+        self.around(On::Get, &prefix_path, 0, self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.around(On::Put, to, self.inner.copy_opts(from, to, options)).await
+        self.around(On::Put, to, 0, self.inner.copy_opts(from, to, options)).await
     }
 }

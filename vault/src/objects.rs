@@ -174,6 +174,12 @@ pub struct HashedDisk {
 }
 
 impl HashPlan {
+    /// The bytes that are stored, here and in the source's state folder.
+    #[must_use]
+    pub fn encoded(&self) -> Vec<u8> {
+        Object::encode(self)
+    }
+
     /// Disk, chunk and number of units of every chunk, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (DiskIndex, u32, u32)> {
         let size = u64::from(self.chunk_units);

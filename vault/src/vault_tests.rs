@@ -263,6 +263,32 @@ async fn transient_errors_are_tried_again_and_then_handed_up() {
     assert!(group.delete_segment(Epoch(1), SegmentNo(1)).await.unwrap_err().is_transient());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_given_up_and_got_again() {
+    let (store, group) = faulty().await;
+    let bytes = Bytes::from(vec![7; 8 << 20]);
+    store.inject(On::Put, "/log/", 1, Fault::Stall);
+    let begin = tokio::time::Instant::now();
+    assert_eq!(group.put_segment(Epoch(1), SegmentNo(1), bytes.clone()).await.unwrap(), Put::Created);
+    let waited = begin.elapsed();
+    assert!(waited > Duration::from_secs(60) && waited < Duration::from_secs(200), "given up after {waited:?}");
+    store.inject(On::Get, "/log/", 1, Fault::Stall);
+    assert_eq!(group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap(), Some(bytes));
+    store.inject(On::Get, "/log/", 4, Fault::Stall);
+    assert!(group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap_err().is_transient());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_waited_for() {
+    let (store, group) = faulty().await;
+    store.inject(On::Put, "/log/", 1, Fault::Slow(1_000_000));
+    let begin = tokio::time::Instant::now();
+    let put = group.put_segment(Epoch(1), SegmentNo(1), Bytes::from(vec![7; 32 << 20])).await;
+    assert_eq!(put.unwrap(), Put::Created);
+    assert_eq!(begin.elapsed().as_secs(), 33);
+    assert_eq!(store.most_in_flight_bytes(), 32 << 20);
+}
+
 #[tokio::test]
 async fn an_object_larger_than_a_segment_is_not_read() {
     let dir = tempfile::tempdir().unwrap();

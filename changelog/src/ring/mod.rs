@@ -86,10 +86,26 @@ pub enum ShipperState {
     Fenced = 3,
     /// Stopped by an error that needs a person.
     Stopped = 4,
+    /// The spool, or the disk under it, has no room: what comes stays in the ring until it has.
+    SpoolFull = 5,
+    /// The spool, or the folder of the shipper's notes, cannot be written or read: what comes stays in the ring until it can.
+    SpoolFailed = 6,
+    /// A sealed segment that the vault does not have is missing or damaged, and the ring has given up its records: nothing of this
+    /// epoch can follow. Unless it comes back, the group needs `farshore resync --full`.
+    SegmentLost = 7,
 }
 
 impl ShipperState {
-    const ALL: [Self; 5] = [Self::Starting, Self::Shipping, Self::VaultUnreachable, Self::Fenced, Self::Stopped];
+    const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Shipping,
+        Self::VaultUnreachable,
+        Self::Fenced,
+        Self::Stopped,
+        Self::SpoolFull,
+        Self::SpoolFailed,
+        Self::SegmentLost,
+    ];
 
     fn from_code(code: u32) -> Option<Self> {
         Self::ALL.get(code as usize).copied()

@@ -1,8 +1,13 @@
 //! Whole shippers: a real ring, a folder or a store double as the vault.
 
+mod asked;
+pub mod disk;
 mod fencing;
+mod kills;
 mod outages;
 mod restarts;
 mod sealing;
 mod shipping;
+mod simulated;
+mod spool_trouble;
 mod world;

@@ -1,9 +1,12 @@
 //! A crash after each durable step, made from the states that it leaves; and what must not be continued.
 
+use std::time::Duration;
+
+use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, SegmentNo, Seq};
 use farshore_changelog::ring::ShipperState;
 
-use super::world::{World, make_ring};
+use super::world::{World, make_ring, wait_for};
 use crate::{ShipError, Watermark, spool};
 
 /// A world whose shipper has put segments into its spool and not uploaded them, and what was noted before.
@@ -94,42 +97,85 @@ fn an_unfinished_spool_file_is_removed_and_a_strange_one_left() {
     let strange = world.spool_dir().join("notes.txt");
     std::fs::write(&unfinished, "half").unwrap();
     std::fs::write(&strange, "mine").unwrap();
-    world.open().unwrap();
+    world.ship_all();
     assert!(!unfinished.exists() && strange.exists());
 }
 
-#[test]
-fn a_damaged_or_missing_spool_file_stops_the_group_and_names_it() {
-    let world = spooled();
-    let files = world.spool_files();
-    let good = std::fs::read(&files[0]).unwrap();
-    let refusal = |world: &World| match world.open() {
-        Ok(shipper) => shipper.run(&false.into()).unwrap_err().to_string(),
-        Err(e) => e.to_string(),
-    };
-    // In the header, in a block (proved before the upload), in the index, in the footer.
-    for at in [30, 300, good.len() - 100, good.len() - 20] {
-        let mut bad = good.clone();
-        bad[at] ^= 1;
-        std::fs::write(&files[0], bad).unwrap();
-        let error = refusal(&world);
-        assert!(error.contains(files[0].file_name().unwrap().to_str().unwrap()), "byte {at}: {error}");
-        assert_eq!(world.ring.shipper_state(), ShipperState::Stopped);
-    }
-    std::fs::write(&files[0], &good[..good.len() - 1]).unwrap();
-    assert!(matches!(world.open(), Err(ShipError::Spool { .. })));
-    std::fs::remove_file(&files[0]).unwrap();
-    assert!(refusal(&world).contains("missing"));
-    std::fs::write(&files[0], &good).unwrap();
+/// Lets a shipper meet what is wrong, puts it right while that one goes on trying, and proves that nothing else was needed.
+fn is_waited_for(world: World, what: &str, repair: impl FnOnce(&World)) {
+    let confirmed = world.ring.confirmed_seq();
+    let shipper = world.start();
+    wait_for(what, || world.ring.shipper_state() == ShipperState::SegmentLost);
+    clock::sleep(Duration::from_millis(100));
+    assert_eq!(world.ring.confirmed_seq(), confirmed, "{what}: something was shipped");
+    repair(&world);
+    world.wait_confirmed();
+    assert_eq!(world.ring.shipper_state(), ShipperState::Shipping);
+    shipper.stop().unwrap();
     goes_on(world);
 }
 
 #[test]
-fn a_lost_spool_is_noticed() {
+fn a_damaged_spool_file_is_said_and_waited_for() {
+    let good = |world: &World| std::fs::read(&world.spool_files()[0]).unwrap();
+    let len = good(&spooled()).len();
+    // In the header, in a block (proved before the upload), in the index, in the footer.
+    for at in [30, 300, len - 100, len - 20] {
+        let world = spooled();
+        let (file, good) = (world.spool_files()[0].clone(), good(&world));
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&file, bad).unwrap();
+        is_waited_for(world, "a flipped bit", |_| std::fs::write(&file, good).unwrap());
+    }
+}
+
+#[test]
+fn a_missing_or_cut_spool_file_is_said_and_waited_for() {
     let world = spooled();
-    std::fs::remove_dir_all(world.spool_dir()).unwrap();
-    assert!(matches!(world.open(), Err(ShipError::SpoolLost { .. })));
-    assert_eq!(world.ring.shipper_state(), ShipperState::Stopped);
+    let (file, good) = (world.spool_files()[0].clone(), std::fs::read(&world.spool_files()[0]).unwrap());
+    std::fs::write(&file, &good[..good.len() - 1]).unwrap();
+    is_waited_for(world, "a cut file", |_| std::fs::write(&file, good).unwrap());
+    let world = spooled();
+    let (file, good) = (world.spool_files()[0].clone(), std::fs::read(&world.spool_files()[0]).unwrap());
+    std::fs::remove_file(&file).unwrap();
+    is_waited_for(world, "a missing file", |_| std::fs::write(&file, good).unwrap());
+}
+
+#[test]
+fn a_spool_whose_disk_is_not_mounted_is_said_and_waited_for() {
+    let world = spooled();
+    let elsewhere = world.dir.path().join("elsewhere");
+    std::fs::rename(world.spool_dir(), &elsewhere).unwrap();
+    is_waited_for(world, "the spool is gone", |world| {
+        std::fs::remove_dir(world.spool_dir()).unwrap();
+        std::fs::rename(&elsewhere, world.spool_dir()).unwrap();
+    });
+}
+
+#[test]
+fn the_errors_of_a_spool_name_the_file_and_the_way_out() {
+    let path = std::path::PathBuf::from("/spool/0000000001-00000000000000000005.seg");
+    let lost = ShipError::Spool { path, what: "is missing".to_owned() }.to_string();
+    assert!(lost.contains("00000000000000000005.seg is missing") && lost.contains("farshore resync --full"), "{lost}");
+    let all = ShipError::SpoolLost { released: Seq(9), known: Seq(4) }.to_string();
+    assert!(all.contains("farshore resync --full"), "{all}");
+}
+
+/// The way out: the next epoch, which copies everything, leaves what cannot be finished of this one.
+#[test]
+fn the_next_epoch_goes_on_without_a_segment_that_is_lost() {
+    let mut world = spooled();
+    let (files, confirmed) = (world.spool_files(), world.state.watermark().unwrap().unwrap().number);
+    std::fs::remove_file(&files[0]).unwrap();
+    world.next_epoch();
+    world.write_some(3);
+    world.ship_all();
+    assert_eq!(world.read_back(1).last().unwrap().index().head().number, confirmed);
+    assert_eq!(world.read_back(2).last().unwrap().index().head().last_seq, Seq(6));
+    let aside: Vec<_> = spool::list(&world.spool_dir(), &super::world::group()).unwrap();
+    assert_eq!(aside.len(), files.len() - 1);
+    assert!(aside.iter().all(|f| f.aside && f.segment.is_ok()));
 }
 
 #[test]
@@ -155,7 +201,8 @@ fn the_spool_of_an_earlier_ring_of_the_same_epoch_is_refused_until_it_is_discard
     world.start().stop().unwrap();
     world.store.set_down(false);
     (world.ring, world.lanes) = make_ring(&world.dir.path().join("ring"), 1);
-    assert!(matches!(world.open(), Err(ShipError::OtherRing { .. })));
+    assert!(matches!(world.start().end(), Err(ShipError::OtherRing { .. })));
+    assert_eq!(world.ring.shipper_state(), ShipperState::Stopped);
     spool::discard(&world.spool_dir(), Epoch(1)).unwrap();
     goes_on(world);
 }

@@ -29,7 +29,7 @@ pub struct World {
     pub state: SourceState,
     pub ring: Ring,
     pub lanes: Vec<Producer>,
-    runtime: tokio::runtime::Runtime,
+    pub runtime: tokio::runtime::Runtime,
 }
 
 pub fn group() -> GroupName {
@@ -85,8 +85,18 @@ impl World {
         Self::over(dir, FaultStore::new(Arc::new(local)))
     }
 
+    /// On a clock that stands still while something is to be done, and goes on by itself else.
+    pub fn paused() -> Self {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
+        Self::over_on(tempfile::tempdir().unwrap(), FaultStore::in_memory(), runtime)
+    }
+
     fn over(dir: tempfile::TempDir, store: Arc<FaultStore>) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Self::over_on(dir, store, tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap())
+    }
+
+    fn over_on(dir: tempfile::TempDir, store: Arc<FaultStore>, runtime: tokio::runtime::Runtime) -> Self {
         let vault = runtime.block_on(Vault::init_store(store.clone(), "double:")).unwrap();
         let state = SourceState::new(dir.path());
         state.set_epoch(&noted(1)).unwrap();
@@ -121,7 +131,9 @@ impl World {
     }
 
     pub fn spool_files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<_> = std::fs::read_dir(self.spool_dir()).unwrap().map(|e| e.unwrap().path()).collect();
+        // The folder is made by the shipper's first step.
+        let listed = std::fs::read_dir(self.spool_dir()).into_iter().flatten();
+        let mut files: Vec<_> = listed.map(|e| e.unwrap().path()).collect();
         files.sort();
         files
     }

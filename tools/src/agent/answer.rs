@@ -101,6 +101,9 @@ impl Answers {
             ShipperState::VaultUnreachable => "vault unreachable",
             ShipperState::Fenced => "fenced",
             ShipperState::Stopped => "stopped by an error",
+            ShipperState::SpoolFull => "spool full",
+            ShipperState::SpoolFailed => "spool failed",
+            ShipperState::SegmentLost => "a spooled segment is lost: `farshore resync --full` is needed",
         };
         let state = if disks.iter().any(|d| d.sync_failed) {
             "disk failed"

@@ -1,0 +1,74 @@
+//! The group's part of the vault: opened when it can be reached, and which of its errors are waited out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use farshore_changelog::ids::GroupName;
+use farshore_vault::retry::RetryPolicy;
+use farshore_vault::{GroupVault, Vault, VaultError};
+use tokio::sync::OnceCell;
+
+/// Where the vault comes from.
+#[derive(Debug, Clone)]
+pub enum VaultSource {
+    /// Opened when it can be reached.
+    Url(String),
+    /// Open.
+    Open(Vault),
+}
+
+/// The way to the vault, for the uploads and the looks.
+#[derive(Debug)]
+pub struct Door {
+    source: VaultSource,
+    opened: OnceCell<Vault>,
+    group: GroupName,
+    /// The vault has confirmed our epoch: it was there once.
+    known: AtomicBool,
+}
+
+impl Door {
+    /// To the part of `group`. `known`: the group has shipped to this vault.
+    #[must_use]
+    pub fn new(source: VaultSource, group: &GroupName, known: bool) -> Self {
+        Self { source, opened: OnceCell::new(), group: group.clone(), known: AtomicBool::new(known) }
+    }
+
+    /// The group's part of the vault, opened at first use. Its operations are tried once: the waits are the caller's.
+    ///
+    /// # Errors
+    /// Those of [`Vault::open_with`].
+    pub async fn group(&self) -> Result<GroupVault, VaultError> {
+        let vault = match &self.source {
+            VaultSource::Open(vault) => vault,
+            VaultSource::Url(url) => {
+                self.opened
+                    .get_or_try_init(|| async {
+                        let vault = Vault::open_with(url, RetryPolicy::ONCE).await?;
+                        tracing::info!(vault = vault.url(), id = vault.id(), "vault opened");
+                        Ok(vault)
+                    })
+                    .await?
+            }
+        };
+        Ok(vault.group(&self.group))
+    }
+
+    /// The vault has confirmed our epoch.
+    pub fn set_known(&self) {
+        self.known.store(true, Ordering::Release);
+    }
+
+    /// Whether an error is waited out. Missing rights are: whoever gives them back need not restart anything. A folder that is
+    /// no vault is one whose mount is missing, once this group has shipped to it.
+    #[must_use]
+    pub fn may_pass(&self, error: &VaultError) -> bool {
+        match error {
+            VaultError::Unreachable { .. } | VaultError::Refused { .. } => true,
+            VaultError::NotAVault { .. } => self.known.load(Ordering::Acquire),
+            VaultError::AlreadyAVault { .. }
+            | VaultError::Version { .. }
+            | VaultError::Damaged { .. }
+            | VaultError::BadUrl { .. } => false,
+        }
+    }
+}
