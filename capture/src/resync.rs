@@ -69,7 +69,9 @@ impl Rules {
     /// How long a write waits for room in `ring` now.
     pub(crate) fn wait(&self, ring: &Ring) -> Duration {
         let stuck = match ring.shipper_state() {
-            ShipperState::Stopped => true,
+            ShipperState::Stopped | ShipperState::SpoolFull | ShipperState::SpoolFailed | ShipperState::SegmentLost => {
+                true
+            }
             ShipperState::Starting | ShipperState::Shipping | ShipperState::VaultUnreachable | ShipperState::Fenced => {
                 ring.spool_bytes() >= self.spool_full_bytes
             }
