@@ -1,7 +1,7 @@
 //! Applies one batch, in the order on which everything rests (`docs/format.md`, "Replay and the undo journal"):
 //!
 //! ```text
-//! undo, durable ─▶ published ─▶ images ─▶ images, durable ─▶ catalogue, durable ─▶ position, durable
+//! undo, durable ─▶ published ─▶ images ─▶ images, durable ─▶ (compared) ─▶ catalogue, durable ─▶ position, durable
 //! ```
 //!
 //! A batch runs as [`Step`]s, one at a time, so that a test can stop after each and open the target again. What a batch saves
@@ -16,6 +16,7 @@ use farshore_changelog::segment::{IndexRecord, Kind, Segment, SegmentError, Segm
 use farshore_changelog::units::{ByteRange, RECORD_PAYLOAD_MAX_BYTES, SECTOR_BYTES, UnixMicros, align_down, align_up};
 
 use crate::batch::{Batch, CutPoint, position_after};
+use crate::compare::batch::Compare;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::points::{POINTS_MAX, Point, PointKind};
@@ -45,6 +46,10 @@ pub enum Step {
     WriteImage,
     /// One image is made durable.
     SyncImage,
+    /// Digests are held against the images.
+    Compare,
+    /// What was compared is noted.
+    WriteReport,
     /// The catalogue is replaced.
     WriteCatalogue,
     /// The position is written; the batch counts.
@@ -63,6 +68,8 @@ pub struct BatchRun<'a> {
     appended: bool,
     unpublished: bool,
     writes: VecDeque<(DiskIndex, Write)>,
+    compare: Option<Compare>,
+    unreported: bool,
     point: Option<PointKind>,
     done: bool,
 }
@@ -83,21 +90,36 @@ impl<'a> BatchRun<'a> {
         let open = |block: u32| segment.open_block(block).map_err(|e| e.to_string());
         let blocks = plan::blocks(records).into_iter().map(|block| Ok((block, open(block)?)));
         let blocks = blocks.collect::<Result<BTreeMap<_, _>, String>>()?;
+        let mark = match records.last() {
+            Some(last) if last.record.op == Op::Mark => Some(mark_name(&open(last.block)?, last)?),
+            _ => None,
+        };
+        let compare = Compare::new(records, &blocks, mark.as_deref(), &replay.comparison);
         let point = match batch.point {
             None => None,
             Some(CutPoint::Periodic) => Some(PointKind::Periodic),
-            Some(CutPoint::Mark) => {
-                let mark = records.last().ok_or("a mark without a record")?;
-                Some(PointKind::Mark(mark_name(&open(mark.block)?, mark)?))
-            }
+            Some(CutPoint::Mark) => Some(PointKind::Mark(mark.ok_or("a point at a mark, and no mark")?)),
         };
         let (mut saves, mut writes) = (VecDeque::new(), VecDeque::new());
         for disk in plan::plan(records) {
             saves.extend(disk.saves.into_iter().map(|range| (disk.disk, range)));
             writes.extend(disk.writes.into_iter().map(|write| (disk.disk, write)));
         }
-        let (appended, unpublished) = (false, !saves.is_empty());
-        Ok(Self { replay, segment, batch, blocks, saves, appended, unpublished, writes, point, done: false })
+        let unpublished = !saves.is_empty();
+        Ok(Self {
+            replay,
+            segment,
+            batch,
+            blocks,
+            saves,
+            appended: false,
+            unpublished,
+            writes,
+            compare,
+            unreported: false,
+            point,
+            done: false,
+        })
     }
 
     /// The step that [`BatchRun::step`] does next; `None` once the batch counts.
@@ -115,6 +137,10 @@ impl<'a> BatchRun<'a> {
             Some(Step::WriteImage)
         } else if self.replay.images.iter().any(Image::is_dirty) {
             Some(Step::SyncImage)
+        } else if self.compare.is_some() {
+            Some(Step::Compare)
+        } else if self.unreported {
+            Some(Step::WriteReport)
         } else if self.point.is_some() {
             Some(Step::WriteCatalogue)
         } else {
@@ -143,6 +169,15 @@ impl<'a> BatchRun<'a> {
                 if let Some(image) = self.replay.images.iter_mut().find(|image| image.is_dirty()) {
                     image.sync()?;
                 }
+            }
+            Step::Compare => {
+                if let Some(compare) = self.compare.take() {
+                    self.unreported = compare.run(self.replay, self.batch.end_seq, self.time_after())?;
+                }
+            }
+            Step::WriteReport => {
+                self.replay.comparison.write(&self.replay.dir)?;
+                self.unreported = false;
             }
             Step::WriteCatalogue => self.write_catalogue()?,
             Step::WritePosition => self.write_position()?,
@@ -265,7 +300,7 @@ fn mark_name(raw: &[u8], entry: &IndexRecord) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| format!("the mark of seq {} has no name in UTF-8", entry.record.seq))
 }
 
-fn image_of(images: &mut [Image], disk: DiskIndex) -> &mut Image {
+pub(crate) fn image_of(images: &mut [Image], disk: DiskIndex) -> &mut Image {
     images.get_mut(usize::from(disk.0)).expect("chain::fits proved that the disk is one of the epoch's")
 }
 

@@ -1,9 +1,6 @@
 //! Disks that refuse: no room, errors, fsyncs that fail, and power cuts after all of these. What was tried again counts only
 //! once it was written again.
 
-use std::rc::Rc;
-
-use farshore_changelog::medium;
 use nix::errno::Errno;
 
 use super::*;
@@ -36,7 +33,7 @@ fn attempt(source: &Source, target: &Target, segments: &[Segment]) -> Result<(),
 
 /// The same history over a disk that fails somewhere, is mended, loses its power, and fails again.
 fn fail_everywhere(seed: u64, disks: usize) {
-    let (source, segments) = history(seed, disks);
+    let (source, segments) = history_with_digests(seed, disks);
     let (never_failed, target) = (Target::new(&source), Target::new(&source));
     let disk = Disk::under(target.folder.path());
     let _simulated = medium::simulate(Rc::new(disk.clone()));

@@ -1,17 +1,22 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use farshore_changelog::ids::{DiskName, Epoch, Hash, Position};
+use farshore_changelog::medium;
 use farshore_changelog::units::SECTOR_BYTES;
 use farshore_vault::{EpochDisk, EpochObject};
 use proptest::prelude::*;
 
 use super::*;
 use crate::batch;
+use crate::compare::Run;
+use crate::compare::report::Counts;
 use crate::replay::VaultName;
 use crate::target::GroupDir;
-use crate::testing::{Rng, Source, at, images};
+use crate::testing::disk::Unsynced;
+use crate::testing::{Rng, SECTORS, Source, at, images};
 use crate::undo::files;
 
 #[path = "apply_fault_tests.rs"]
@@ -25,7 +30,29 @@ fn vault() -> VaultName {
 
 /// A source's history as segments.
 fn history(seed: u64, disks: usize) -> (Source, Vec<Segment>) {
+    history_with(seed, disks, &mut |_, _| {})
+}
+
+/// As [`history`], with digests at random places.
+fn history_with_digests(seed: u64, disks: usize) -> (Source, Vec<Segment>) {
+    let mut requests = 0;
+    history_with(seed, disks, &mut |source, rng| {
+        let disk = rng.below(disks as u64) as usize;
+        let start = rng.below(SECTORS);
+        match rng.below(8) {
+            0..=2 => source.digest(disk, start, 1 + rng.below((SECTORS - start).min(40))),
+            3 => {
+                requests += 1;
+                source.digests(32, requests);
+            }
+            _ => {}
+        }
+    })
+}
+
+fn history_with(seed: u64, disks: usize, between: &mut dyn FnMut(&mut Source, &mut Rng)) -> (Source, Vec<Segment>) {
     let mut rng = Rng(seed);
+    let mut extra = Rng(seed ^ 0x5555);
     let mut source = Source::new("web01", disks);
     let mut segments = Vec::new();
     if rng.one_in(2) {
@@ -34,6 +61,7 @@ fn history(seed: u64, disks: usize) -> (Source, Vec<Segment>) {
     for _ in 0..2 + rng.below(5) {
         for _ in 0..rng.below(14) {
             source.random(&mut rng);
+            between(&mut source, &mut extra);
         }
         if rng.one_in(5) {
             source.random_resync(&mut rng);
@@ -72,6 +100,7 @@ struct Seen {
     consistent: Position,
     resync: bool,
     points: Vec<(u64, Position, UnixMicros, PointKind)>,
+    compared: (Counts, Option<Run>),
 }
 
 fn seen(source: &Source, target: &Target, replay: &Replay) -> Seen {
@@ -82,6 +111,7 @@ fn seen(source: &Source, target: &Target, replay: &Replay) -> Seen {
         consistent: replay.position().consistent.position,
         resync: replay.position().resync,
         points: replay.points().iter().map(point).collect(),
+        compared: (replay.comparison.running, replay.comparison.last),
     }
 }
 
@@ -129,7 +159,8 @@ proptest! {
 
     #[test]
     fn images_equal_the_source_at_every_published_position(seed: u64, disks in 1_usize..4) {
-        let (source, segments) = history(seed, disks);
+        let _unsynced = medium::simulate(Rc::new(Unsynced));
+        let (source, segments) = history_with_digests(seed, disks);
         let target = Target::new(&source);
         let mut replay = target.open(&source);
         run(&mut replay, &segments, u64::MAX, &|replay| check(&source, &target, replay));
@@ -139,20 +170,23 @@ proptest! {
 
     #[test]
     fn a_crash_after_any_step_changes_nothing(seed: u64, disks in 1_usize..3) {
-        crash_everywhere(seed, disks);
+        crash_everywhere(history(seed, disks), seed);
+        crash_everywhere(history_with_digests(seed, disks), seed);
     }
 }
 
 /// Seeds that found something once.
 #[test]
 fn crashes_that_once_changed_something_do_not() {
-    crash_everywhere(1_850_205_153_854_737_196, 1); // a heartbeat's point was cut twice
-    crash_everywhere(16_394_039_609_946_081_804, 1); // a torn position passed for one of another version
+    // A heartbeat's point was cut twice; a torn position passed for one of another version.
+    for seed in [1_850_205_153_854_737_196, 16_394_039_609_946_081_804] {
+        crash_everywhere(history(seed, 1), seed);
+    }
 }
 
 /// Replays a history, crashing every few steps, half of the times with a power cut; in the end all is as if it never had.
-fn crash_everywhere(seed: u64, disks: usize) {
-    let (source, segments) = history(seed, disks);
+fn crash_everywhere((source, segments): (Source, Vec<Segment>), seed: u64) {
+    let _unsynced = medium::simulate(Rc::new(Unsynced));
     let never_crashed = Target::new(&source);
     let mut replay = never_crashed.open(&source);
     run(&mut replay, &segments, u64::MAX, &|_| {});
@@ -209,7 +243,7 @@ fn lose_power(source: &Source, target: &Target, rng: &mut Rng, last: Option<Step
                 }
             }
         }
-        Some(Step::SyncImage | Step::WriteCatalogue) => {
+        Some(Step::SyncImage | Step::Compare | Step::WriteReport | Step::WriteCatalogue) => {
             // The position was just being written: its slot is torn.
             let older = 4096 * (1 - position.generation % 2);
             let open = OpenOptions::new().write(true).open(target.dir.position()).unwrap();

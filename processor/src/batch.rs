@@ -1,7 +1,7 @@
 //! Where a segment is cut into batches, and what the position is after each. Pure.
 //!
-//! A batch ends at a boundary: the segment's end, a mark, the begin and the end of a resync, and wherever a periodic point is
-//! due. A point is cut at the end of its batch.
+//! A batch ends at a boundary: the segment's end, a mark, the begin and the end of a resync, an overflow, wherever a periodic point
+//! is due, and between a digest and what changes its range again. A point is cut at the end of its batch.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use farshore_changelog::op::{Op, Record, RecordFlags};
 use farshore_changelog::segment::{IndexRecord, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 
+use crate::compare::digests;
 use crate::position::{Consistent, ReplayPosition};
 
 /// The point that a batch ends with.
@@ -101,6 +102,8 @@ pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPositio
     let mut batches = Vec::new();
     let applied = if position.number == head.number { position.seq } else { Seq(0) };
     let mut start = records.partition_point(|entry| entry.record.seq <= applied);
+    let for_digests = digests::ends(&records[start..]);
+    let first = start;
     for (i, entry) in records.iter().enumerate().skip(start) {
         let record = &entry.record;
         let last = i + 1 == records.len();
@@ -108,7 +111,7 @@ pub fn cut(head: &SegmentHead, records: &[IndexRecord], position: &ReplayPositio
             continue;
         }
         let point = if matches!(record.op, Op::ResyncBegin | Op::Overflow) { None } else { state.point_at(record) };
-        let ends_here = point.is_some() || record.op.is_of_group();
+        let ends_here = point.is_some() || record.op.is_of_group() || for_digests.contains(&(i - first));
         if ends_here {
             state.after(record, point, record.time);
             batches.push(Batch { records: start..i + 1, end_seq: record.seq, end_time: record.time, point });

@@ -6,14 +6,19 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use farshore_changelog::crashsafe;
+use farshore_changelog::ids::Hash;
 use farshore_changelog::medium::{self, Create};
 use farshore_changelog::units::ByteRange;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::error::TargetError;
 use crate::view::sparse;
 
 /// Most pieces of one vectored write; the kernel's limit is 1024.
 const WRITE_PIECES_MAX: usize = 256;
+/// Bytes hashed at a time.
+const HASH_STEP_BYTES: u64 = 1 << 20;
 
 /// An open image. Whoever has it is the only one who writes.
 #[derive(Debug)]
@@ -186,6 +191,50 @@ impl Image {
         })
         .map_err(TargetError::io("look for holes in", &self.path))?;
         Ok(first)
+    }
+
+    /// The hash of `range`, as the medium has it: what the page cache holds of it is dropped first, as far as the kernel does
+    /// that. Nothing may be dirty.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn hash(&self, range: ByteRange) -> Result<Hash, TargetError> {
+        let io = |doing| TargetError::io(doing, &self.path);
+        if let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.len())) {
+            let dropped = posix_fadvise(&self.file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+            dropped.map_err(|e| io("drop the cache of")(e.into()))?;
+        }
+        let mut stretches = Vec::new();
+        sparse::walk(&self.file, range, &mut |stretch, hole| {
+            stretches.push((stretch, hole));
+            true
+        })
+        .map_err(io("look for holes in"))?;
+        let (mut hasher, mut buf) = (blake3::Hasher::new(), Vec::new());
+        for (stretch, hole) in stretches {
+            let mut at = stretch.start;
+            while at < stretch.end {
+                let step = HASH_STEP_BYTES.min(stretch.end - at);
+                buf.resize(step as usize, 0);
+                if hole {
+                    buf.fill(0);
+                } else {
+                    self.read(&mut buf, at)?;
+                }
+                hasher.update(&buf);
+                at += step;
+            }
+        }
+        Ok(Hash(*hasher.finalize().as_bytes()))
+    }
+
+    /// Whether `range` is one hole, as far as the file system says.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn is_hole(&self, range: ByteRange) -> Result<bool, TargetError> {
+        let (first, hole) = self.first_extent(range)?;
+        Ok(hole && first == range)
     }
 
     /// fdatasync, when something was written.

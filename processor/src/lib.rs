@@ -23,12 +23,13 @@
 //! - [`overlay`]: copy-on-write over a view; what a VM at the target writes
 //! - [`lease`]: what a view needs is not pruned
 //! - [`failover()`](failover::failover): the target takes over
-//! - [`verify`]: everything is read again and proved
+//! - [`verify`]: everything is read again and proved; [`compare`]: the images against the source's digests
 
 pub mod apply;
 pub mod batch;
 pub mod chain;
 pub mod comeback;
+pub mod compare;
 pub mod error;
 pub mod extents;
 pub mod failover;

@@ -8,6 +8,7 @@ use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
 use farshore_vault::EpochObject;
 
 use crate::chain;
+use crate::compare::Comparison;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::lease;
@@ -39,6 +40,8 @@ pub struct Replay {
     pub(crate) position: PositionFile,
     /// Oldest first.
     pub(crate) points: Vec<Point>,
+    /// What was compared with the source.
+    pub(crate) comparison: Comparison,
     /// The catalogue was written since the target was opened.
     pub(crate) points_are_durable: bool,
 }
@@ -78,8 +81,18 @@ impl Replay {
         let published = Publisher::open(&dir.published(), 0)?;
         let start = ReplayPosition::start(group.clone(), epoch.epoch, hash);
         let position = PositionFile::create(&dir.position(), start)?;
-        let (dir, points) = (dir.clone(), Vec::new());
-        Ok(Self { dir, _lock: lock, origin, images, journal, published, position, points, points_are_durable: false })
+        Ok(Self {
+            dir: dir.clone(),
+            _lock: lock,
+            origin,
+            images,
+            journal,
+            published,
+            position,
+            points: Vec::new(),
+            comparison: Comparison::default(),
+            points_are_durable: false,
+        })
     }
 
     /// Where replay stands.
@@ -98,6 +111,12 @@ impl Replay {
     #[must_use]
     pub fn disks(&self) -> &[TargetDisk] {
         self.origin.disks_at(self.position().epoch)
+    }
+
+    /// What was compared with the source.
+    #[must_use]
+    pub fn comparison(&self) -> &Comparison {
+        &self.comparison
     }
 
     /// The group's folder.

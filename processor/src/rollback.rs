@@ -6,6 +6,7 @@ use farshore_changelog::op::Op;
 use farshore_changelog::segment::Index;
 use farshore_changelog::units::ByteRange;
 
+use crate::compare::Comparison;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::points;
@@ -53,8 +54,23 @@ impl Replay {
             // the entry once the position has passed it.
             points::write(&dir.points(), &points)?;
         }
-        let (dir, points_are_durable) = (dir.clone(), stray);
-        Ok(Some(Self { dir, _lock: lock, origin, images, journal, published, position, points, points_are_durable }))
+        let comparison = Comparison::read(dir).unwrap_or_else(|e| {
+            // It only reports, and replay is not to stand still for that.
+            tracing::error!(%group, error = %GroupError::from(e).full_text(), "what was compared with the source is lost: verify it anew");
+            Comparison::default()
+        });
+        Ok(Some(Self {
+            dir: dir.clone(),
+            _lock: lock,
+            origin,
+            images,
+            journal,
+            published,
+            position,
+            points,
+            comparison,
+            points_are_durable: stray,
+        }))
     }
 }
 

@@ -98,6 +98,12 @@ impl GroupDir {
         self.root.join("status.json")
     }
 
+    /// `verify.json`: what was compared with the source, see [`crate::compare`].
+    #[must_use]
+    pub fn comparison(&self) -> PathBuf {
+        self.root.join("verify.json")
+    }
+
     /// Takes the processor's lock; it is held as long as the file lives.
     ///
     /// # Errors

@@ -264,3 +264,49 @@ impl Medium for Disk {
         met
     }
 }
+
+/// The kernel without its fsyncs: for tests that ask what is written, not what is durable.
+#[derive(Debug)]
+pub struct Unsynced;
+
+impl Medium for Unsynced {
+    fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+        Kernel.write_at(file, bytes, at)
+    }
+
+    fn write_vectored_at(&self, file: &File, pieces: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+        Kernel.write_vectored_at(file, pieces, at)
+    }
+
+    fn fallocate(&self, file: &File, how: FallocateFlags, start: u64, len: u64) -> io::Result<()> {
+        Kernel.fallocate(file, how, start, len)
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        Kernel.set_len(file, len)
+    }
+
+    fn sync(&self, _: &File, _: Sync) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, path: &Path, how: Create) -> io::Result<File> {
+        Kernel.create(path, how)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        Kernel.create_dir(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Kernel.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Kernel.remove(path)
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -116,7 +116,7 @@ impl Source {
             op,
             flags,
             offset: range.start,
-            len: if changes { range.len() } else { payload.len() as u64 },
+            len: if changes || op == Op::Digest { range.len() } else { payload.len() as u64 },
         };
         if changes {
             let bytes = range.start as usize..range.end as usize;
@@ -126,7 +126,8 @@ impl Source {
                 self.logged[disk][bytes].copy_from_slice(payload);
             }
         }
-        self.pending.push((record, if op.has_payload() { payload.to_vec() } else { Vec::new() }));
+        let payload = if record.payload_len() > 0 { payload.to_vec() } else { Vec::new() };
+        self.pending.push((record, payload));
         let consistent = !self.resync;
         self.note(consistent);
     }
@@ -150,6 +151,26 @@ impl Source {
 
     pub fn mark(&mut self, name: &str) {
         self.log(Op::Mark, RecordFlags::BOUNDARY, 0, ByteRange::default(), name.as_bytes());
+    }
+
+    /// Says what the source reads there.
+    pub fn digest(&mut self, disk: usize, start: u64, sectors: u64) {
+        let range = ByteRange { start: start * SECTOR_BYTES, end: (start + sectors) * SECTOR_BYTES };
+        let hash = Hash::of(&self.disks[disk][range.start as usize..range.end as usize]);
+        self.log(Op::Digest, RecordFlags::BOUNDARY, disk, range, &hash.0);
+    }
+
+    /// Answers a request for digests: every `sectors` of every disk, and the mark.
+    pub fn digests(&mut self, sectors: u64, request: u64) {
+        for disk in 0..self.disks.len() {
+            (0..SECTORS).step_by(sectors as usize).for_each(|start| self.digest(disk, start, sectors));
+        }
+        self.mark(&format!("verify-{request}"));
+    }
+
+    pub fn overflow(&mut self) {
+        self.resync = true;
+        self.log(Op::Overflow, RecordFlags::BOUNDARY, 0, ByteRange::default(), &[]);
     }
 
     pub fn resync_begin(&mut self, bytes: u64) {

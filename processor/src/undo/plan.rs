@@ -125,10 +125,21 @@ fn writes(extents: &Extents<Content>) -> Vec<Write> {
     writes
 }
 
-/// The blocks that `records` take payload from, in order.
+/// The blocks with the content and the digests of `records`, in order.
 #[must_use]
 pub fn blocks(records: &[IndexRecord]) -> Vec<u32> {
-    let with_payload = records.iter().filter(|r| r.record.op.changes_disk() && !r.payload_range().is_empty());
+    let wanted = |op: Op| match op {
+        Op::Write | Op::ResyncWrite | Op::Digest => true,
+        Op::WriteZeroes
+        | Op::Trim
+        | Op::Flush
+        | Op::Mark
+        | Op::ResyncBegin
+        | Op::ResyncZeroes
+        | Op::ResyncEnd
+        | Op::Overflow => false,
+    };
+    let with_payload = records.iter().filter(|r| wanted(r.record.op) && !r.payload_range().is_empty());
     let mut blocks: Vec<u32> = with_payload.map(|entry| entry.block).collect();
     blocks.dedup();
     blocks
