@@ -19,6 +19,8 @@ use crate::engine::HeapBuf;
 
 /// Most extents of one answer; what lies beyond is asked for again.
 pub const EXTENTS_MAX: usize = 1024;
+/// Beyond it no disk goes.
+const HOLE_END_MAX: u64 = 1 << 60;
 /// Bytes written or read at once where a range has to be gone through.
 const STEP_BYTES: u64 = 1 << 20;
 
@@ -114,7 +116,15 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// # Errors
 /// Of the disk.
 pub fn is_hole(file: &File, range: ByteRange) -> io::Result<bool> {
-    Ok(next_data(file, range.start)?.is_none_or(|data| data >= range.end))
+    Ok(hole_end(file, range.start)? >= range.end)
+}
+
+/// Where the hole that `at` lies in ends, at the latest 2^60; `at` itself when it lies in none, or when the disk cannot say.
+///
+/// # Errors
+/// Of the disk.
+pub fn hole_end(file: &File, at: u64) -> io::Result<u64> {
+    Ok(next_data(file, at)?.map_or(HOLE_END_MAX, |data| data.min(HOLE_END_MAX)))
 }
 
 /// What is allocated in `range`, from its start: at most `max` extents, which then cover only its first part.

@@ -21,6 +21,20 @@ pub const WAIT: Duration = Duration::from_secs(30);
 /// Pause between two looks for them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Hashes, and that of a unit of zeroes.
+struct Compared {
+    hashes: Mutex<Hashes>,
+    unit_bytes: u64,
+    zeroes: Hash,
+}
+
+impl Compared {
+    fn new(hashes: Hashes) -> Self {
+        let unit = hashes.unit_bytes() as usize;
+        Self { zeroes: Hash::of(&vec![0; unit]), unit_bytes: unit as u64, hashes: Mutex::new(hashes) }
+    }
+}
+
 /// The hashes of an epoch, once they are there.
 pub struct Known {
     dir: PathBuf,
@@ -28,7 +42,7 @@ pub struct Known {
     epoch: Epoch,
     wait_until: Instant,
     look_at: Instant,
-    hashes: Option<Arc<Mutex<Hashes>>>,
+    hashes: Option<Arc<Compared>>,
     /// Regions that the log has changed since the epoch began.
     changed: HashSet<u64>,
 }
@@ -46,17 +60,23 @@ impl Known {
         self.changed.insert(region);
     }
 
+    /// Whether the log has changed a region since the epoch began.
+    pub(super) fn has_changed(&self, region: u64) -> bool {
+        self.changed.contains(&region)
+    }
+
     /// Looks for the hashes when it is time. Whether they are still waited for.
     pub(super) fn waits(&mut self) -> bool {
         let now = clock::mono();
         if self.hashes.is_none() && now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
-            self.hashes = Hashes::open(&self.dir, &self.group, self.epoch).map(|hashes| Arc::new(Mutex::new(hashes)));
+            self.hashes = Hashes::open(&self.dir, &self.group, self.epoch).map(Compared::new).map(Arc::new);
         }
         self.hashes.is_none() && now < self.wait_until
     }
 
-    /// A way to compare a part of a region of `disk`; `None` where nothing is known of it.
+    /// A way to compare a part of a region of `disk`, or of several of which either all were changed or none; `None` where nothing
+    /// is known of it.
     pub(super) fn comparer(&self, disk: DiskIndex, region: u64, range: ByteRange) -> Option<Comparer> {
         let hashes = self.hashes.as_ref().filter(|_| !self.changed.contains(&region))?;
         Some(Comparer { hashes: Arc::clone(hashes), disk, range })
@@ -65,7 +85,7 @@ impl Known {
 
 /// Compares what was read with what the target has; on a helper thread, as it may read a file.
 pub(super) struct Comparer {
-    hashes: Arc<Mutex<Hashes>>,
+    hashes: Arc<Compared>,
     disk: DiskIndex,
     range: ByteRange,
 }
@@ -73,12 +93,27 @@ pub(super) struct Comparer {
 impl Comparer {
     /// Whether the target has just these bytes: all of them in whole units (the disk's last unit may be cut short).
     pub fn is_same(&self, bytes: &[u8]) -> bool {
-        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
-        let unit = u64::from(hashes.unit_bytes());
-        self.range.start.is_multiple_of(unit)
-            && (0_u64..).zip(bytes.chunks(unit as usize)).all(|(n, part)| {
-                let index = self.range.start / unit + n;
-                hashes.unit(self.disk, index).is_some_and(|known| known == Hash::of(part))
-            })
+        let mut parts = bytes.chunks(self.hashes.unit_bytes as usize);
+        self.all_units(|_| parts.next().map(Hash::of))
+    }
+
+    /// As [`Comparer::is_same`], of zeroes.
+    pub fn is_zeroes(&self) -> bool {
+        let Compared { unit_bytes, zeroes, .. } = *self.hashes;
+        self.all_units(|len| Some(if len == unit_bytes { zeroes } else { Hash::of(&vec![0; len as usize]) }))
+    }
+
+    /// Whether each unit of the range has the hash that `hash` gives for its length.
+    fn all_units(&self, mut hash: impl FnMut(u64) -> Option<Hash>) -> bool {
+        let (unit, mut start) = (self.hashes.unit_bytes, self.range.start);
+        let mut hashes = self.hashes.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut same = start.is_multiple_of(unit);
+        while same && start < self.range.end {
+            let len = unit.min(self.range.end - start);
+            let known = hashes.unit(self.disk, start / unit);
+            same = known.is_some() && known == hash(len);
+            start += len;
+        }
+        same
     }
 }

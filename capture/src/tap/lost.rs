@@ -40,6 +40,8 @@ pub struct Repair {
     pub(super) relost: HashSet<u64>,
     /// Lost regions that could not be read at the last try.
     pub(super) unreadable: HashSet<u64>,
+    /// The newest hole that was found: what is still one of it takes one step.
+    pub(super) hole: ByteRange,
     /// Where the search for the next region goes on.
     pub(super) cursor: u64,
     /// No region is read before this time: the last one could not be.
@@ -78,6 +80,7 @@ impl Repair {
             copied_set: HashSet::new(),
             relost: HashSet::new(),
             unreadable: HashSet::new(),
+            hole: ByteRange::default(),
             cursor: 0,
             paused_until: None,
             unannounced: Vec::new(),
@@ -110,7 +113,7 @@ impl Repair {
     fn lose(&mut self, region: u64) -> Option<u64> {
         let new = self.dirty.lose(region);
         self.relost.insert(region);
-        if let Some((_, copying)) = self.copies.iter_mut().find(|(_, c)| c.region == region) {
+        if let Some((_, copying)) = self.copies.iter_mut().find(|(_, c)| c.regions.contains(&region)) {
             copying.again = true;
             return None;
         }
@@ -132,7 +135,8 @@ impl Repair {
 
     /// Lost regions that nobody has copied or is copying.
     pub(super) fn uncopied(&self) -> u64 {
-        self.dirty.map.lost_regions() - self.copied_set.len() as u64 - self.copies.len() as u64
+        let copying: u64 = self.copies.iter().map(|(_, c)| c.regions.end - c.regions.start).sum();
+        self.dirty.map.lost_regions() - self.copied_set.len() as u64 - copying
     }
 
     /// Clears the lost bits of regions whose records are confirmed. Gives whether one waits for an fdatasync.

@@ -114,7 +114,7 @@ fn a_range_that_cannot_be_read_is_lost_and_then_repaired() {
 
         // And once more: a resync can begin again.
         lose(&mut world, 3 * MIB, &pattern(4, 4096));
-        world.turn_until("the repair", |w| w.progress.status() == crate::resync::ResyncStatus::default());
+        world.turn_until("the repair", |w| !w.progress.status().in_progress);
         world.assert_log_is_disk();
         assert_eq!(world.records.iter().filter(|r| r.op == Op::ResyncEnd).count(), 2);
         world.confirm();
@@ -138,7 +138,7 @@ fn zeroes_that_fail_are_looked_at() {
     world.faults(once(Fault::Before(libc::EIO), |io| matches!(io, Io::Call(_))));
     let id = world.submit(0, again, None);
     assert_eq!(world.errno(id), libc::EIO);
-    world.turn_until("the repair", |w| w.progress.status() == crate::resync::ResyncStatus::default());
+    world.turn_until("the repair", |w| !w.progress.status().in_progress);
     world.assert_log_is_disk();
     assert_eq!(world.file(0)[65536..131_072], pattern(1, MIB as usize)[65536..131_072]);
 }
