@@ -41,6 +41,8 @@ pub enum Verb {
     Points(verbs::points::Args),
     /// Name a consistent position of a running group, across all its disks.
     Mark(verbs::mark::Args),
+    /// Ask the source to copy its disks again: what may differ, or everything; the way out of a log that cannot be followed.
+    Resync(verbs::resync::Args),
     /// Serve any point of a group over NBD, with a private copy-on-write overlay, while replay goes on.
     Attach(verbs::attach::Args),
     /// Write a point of a group into raw or qcow2 files.

@@ -36,6 +36,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => verbs::status::run(&args, out),
         Verb::Points(args) => verbs::points::run(&args, out),
         Verb::Mark(args) => verbs::mark::run(&args, out),
+        Verb::Resync(args) => verbs::resync::run(&args, out),
         Verb::Attach(args) => verbs::attach::run(&args, out),
         Verb::Export(args) => verbs::export::run(&args, out),
         Verb::Failover(args) => verbs::failover::run(&args, out),

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod mark;
 pub mod points;
 pub mod process;
+pub mod resync;
 pub mod run;
 pub mod ship;
 pub mod status;

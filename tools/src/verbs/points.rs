@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::failure::fail;
 use crate::output::{Output, table};
 use crate::units::show_duration;
+use crate::verbs::verify::against_source::suspect_points;
 
 /// Arguments of `points`.
 #[derive(Debug, clap::Args)]
@@ -49,17 +50,21 @@ pub struct PointRow {
     pub usable: bool,
     /// Why not.
     pub unusable_because: Option<String>,
+    /// What of it differed from the source when they were compared; it can be had all the same.
+    pub differs: Vec<String>,
 }
 
 impl PointRow {
-    fn of(point: &Point, known: &[Damage]) -> Self {
+    fn of(point: &Point, known: &[Damage], suspects: &[(String, String)]) -> Self {
+        let id = format!("{POINT_ID_PREFIX}{}", point.id);
         let spoilt = damage::in_the_way(known, point.undo_end);
         let (kind, name) = match &point.kind {
             PointKind::Periodic => ("periodic", None),
             PointKind::Mark(name) => ("mark", Some(name.clone())),
         };
         Self {
-            id: format!("{POINT_ID_PREFIX}{}", point.id),
+            differs: suspects.iter().filter(|(of, _)| *of == id).map(|(_, story)| story.clone()).collect(),
+            id,
             time: point.time.to_string(),
             kind,
             name,
@@ -101,8 +106,9 @@ pub fn group_dir(target: &Path, group: &GroupName) -> Result<GroupDir> {
 /// When the target cannot be read.
 pub fn rows(dir: &GroupDir) -> Result<Vec<PointRow>> {
     let Some(standing) = ReplayPosition::read(&dir.position())? else { return Ok(Vec::new()) };
-    let known = damage::known(&dir.undo())?;
-    Ok(points::counting(&dir.points(), &standing)?.iter().map(|point| PointRow::of(point, &known)).collect())
+    let (known, suspects) = (damage::known(&dir.undo())?, suspect_points(dir, &standing.group)?);
+    let points = points::counting(&dir.points(), &standing)?;
+    Ok(points.iter().map(|point| PointRow::of(point, &known, &suspects)).collect())
 }
 
 /// Prints the points.
@@ -126,6 +132,9 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
             }
             if let Some(why) = &row.unusable_because {
                 below.push_str(&format!("\n{}: UNUSABLE, {why}", row.id));
+            }
+            for story in &row.differs {
+                below.push_str(&format!("\n{}: {story}", row.id));
             }
         }
         format!("{table}{below}")

@@ -1,6 +1,10 @@
-//! `farshore verify`: reads and re-hashes everything in a vault and under a target folder, and changes nothing.
+//! `farshore verify`: reads and re-hashes everything in a vault and under a target folder. Damage of an undo journal is noted beside
+//! it; nothing else is changed.
+
+pub mod against_source;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use farshore_changelog::ids::GroupName;
@@ -12,8 +16,9 @@ use serde::Serialize;
 
 use crate::failure::{Next, fail};
 use crate::output::Output;
-use crate::units::show_bytes;
+use crate::units::{parse_duration, show_bytes};
 use crate::verbs::block_on;
+use crate::verbs::verify::against_source::{PATIENCE, Wanted};
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +31,15 @@ pub struct Args {
     target: Option<PathBuf>,
     /// Only these groups.
     groups: Vec<GroupName>,
+    /// Compare the images of this group with its source, region by region, while both run. Needs --vault and --target.
+    #[arg(long, value_name = "GROUP", conflicts_with = "groups")]
+    against_source: Option<GroupName>,
+    /// Have the ranges that differ copied again, and wait for that.
+    #[arg(long, requires = "against_source")]
+    repair: bool,
+    /// How long nothing may come from the source [default: 10min].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "against_source")]
+    patience: Option<Duration>,
 }
 
 /// What one part of one group was found to be.
@@ -70,6 +84,16 @@ impl Verified {
 /// # Errors
 /// When something is damaged (after everything was read and printed), or cannot be read at all.
 pub fn run(args: &Args, out: Output) -> Result<()> {
+    if let Some(group) = &args.against_source {
+        let (Some(vault), Some(target)) = (args.vault.clone(), args.target.clone()) else {
+            bail!(fail("what is to be compared with what?").next("give both --vault URL and --target DIR"));
+        };
+        let patience = args.patience.unwrap_or(PATIENCE);
+        return against_source::run(
+            &Wanted { group: group.clone(), vault, target, repair: args.repair, patience },
+            out,
+        );
+    }
     if args.vault.is_none() && args.target.is_none() {
         bail!(fail("nothing to verify").next("give --vault URL, --target DIR, or both"));
     }
