@@ -1,6 +1,7 @@
 //! Taps on real files, with a real ring and a real consumer, driven by a small loop over a real engine.
 
 mod dirty;
+mod durability;
 mod faults;
 mod faulty;
 mod overflow;
