@@ -5,6 +5,7 @@ pub mod disk;
 mod fencing;
 mod kills;
 mod outages;
+mod refusals;
 mod restarts;
 mod sealing;
 mod shipping;

@@ -64,8 +64,12 @@ pub fn simulated(world: &World) -> clock::Simulation {
 /// Drives both halves until all is done. Dropped, it is a shipper that was killed.
 pub async fn drive(shipper: Shipper, stop: &Cell<bool>) -> Result<(), ShipError> {
     let (mut filler, uploader) = shipper.split();
+    let uploaded = Cell::new(false);
     let filling = async {
         loop {
+            if uploaded.get() && !filler.fenced() {
+                return Ok(());
+            }
             match filler.step(stop.get())? {
                 Pause::None => tokio::task::yield_now().await,
                 Pause::Ring(time) | Pause::Time(time) => tokio::time::sleep(time).await,
@@ -85,13 +89,15 @@ pub async fn drive(shipper: Shipper, stop: &Cell<bool>) -> Result<(), ShipError>
             until("the end", Duration::MAX, || filled.get()).await;
             tokio::time::sleep(DRAIN_MAX).await;
         };
-        tokio::select! {
-            uploaded = uploader.work() => uploaded.map(drop),
+        let ended = tokio::select! {
+            ended = uploader.work() => ended.map(drop),
             () = patience => Ok(()),
-        }
+        };
+        uploaded.set(true);
+        ended
     };
-    let (filled, uploaded): (Result<(), ShipError>, Result<(), ShipError>) = tokio::join!(filling, uploading);
-    filled.and(uploaded)
+    let (filled, ended): (Result<(), ShipError>, Result<(), ShipError>) = tokio::join!(filling, uploading);
+    filled.and(ended)
 }
 
 /// Drives a shipper beside `act`, then stops it in order.
