@@ -4,6 +4,7 @@ mod asked;
 pub mod disk;
 mod fencing;
 mod kills;
+mod long_outages;
 mod outages;
 mod refusals;
 mod restarts;
