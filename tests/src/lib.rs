@@ -15,6 +15,8 @@
 //! - [`log_watch`]: what a group's log says, as it grows
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
+//! - [`stretches`]: a vault with something to damage and a point before it that must stay good
+//! - [`forge`]: durable files changed by hand, with right checksums
 //! - [`pattern`]: bytes that are known from a seed
 
 pub mod bin;
@@ -23,6 +25,7 @@ pub mod client;
 pub mod deps;
 pub mod durable;
 pub mod fio;
+pub mod forge;
 pub mod guest;
 pub mod guest_script;
 pub mod initrd;
@@ -33,4 +36,5 @@ pub mod process;
 pub mod root;
 pub mod rounds;
 pub mod site;
+pub mod stretches;
 pub mod vm_disk;
