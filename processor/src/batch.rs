@@ -12,7 +12,7 @@ use farshore_changelog::segment::{IndexRecord, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 
 use crate::compare::digests;
-use crate::position::{Consistent, ReplayPosition};
+use crate::position::{Consistent, HashesDue, ReplayPosition};
 
 /// The point that a batch ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +188,10 @@ pub fn position_after(
             let announced = last.map_or(0, |last| last.len);
             (after.resync, after.resync_announced, after.resync_applied) = (true, announced, 0);
             after.overflow = op == Op::Overflow;
+            if op == Op::ResyncBegin && before.seq == Seq(0) && records.len() == 1 {
+                // The epoch begins with it. A resync that was under way before is none that the log of another target has ended.
+                after.hashes = if before.resync { HashesDue::Needed } else { HashesDue::Useful };
+            }
         }
         Some(Op::ResyncEnd) => {
             (after.resync, after.resync_announced, after.resync_applied) = (before.overflow, 0, 0);

@@ -237,6 +237,14 @@ impl Image {
         Ok(hole && first == range)
     }
 
+    /// Whether it holds nothing, as far as the file system says.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn is_empty(&self) -> Result<bool, TargetError> {
+        self.is_hole(ByteRange { start: 0, end: self.size_bytes })
+    }
+
     /// fdatasync, when something was written.
     ///
     /// # Errors

@@ -23,6 +23,7 @@
 //! - [`overlay`]: copy-on-write over a view; what a VM at the target writes
 //! - [`lease`]: what a view needs is not pruned
 //! - [`failover()`](failover::failover): the target takes over
+//! - [`hashes`]: what the images hold, told to the source before it copies
 //! - [`verify`]: everything is read again and proved; [`compare`]: the images against the source's digests
 
 pub mod apply;
@@ -36,6 +37,7 @@ pub mod failover;
 pub mod fetch;
 pub mod gap;
 pub mod group;
+pub mod hashes;
 pub mod image;
 pub mod lease;
 pub mod overlay;

@@ -52,6 +52,8 @@ const USED_BYTES: usize = WHOLE_SUM_AT + 32;
 
 const FLAG_RESYNC: u32 = 1;
 const FLAG_OVERFLOW: u32 = 2;
+const FLAG_HASHES: u32 = 4;
+const FLAG_HASHES_NEEDED: u32 = 8;
 
 /// The newest consistent position: a state that a VM may be started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +71,28 @@ impl Consistent {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.position.epoch != Epoch(0)
+    }
+}
+
+/// Whether the hashes of the images are to be published before replay goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HashesDue {
+    /// Nothing is owed.
+    #[default]
+    No,
+    /// If the resync is worth it.
+    Useful,
+    /// In any case: these images may be other ones than another target's.
+    Needed,
+}
+
+impl HashesDue {
+    fn flags(self) -> u32 {
+        match self {
+            Self::No => 0,
+            Self::Useful => FLAG_HASHES,
+            Self::Needed => FLAG_HASHES | FLAG_HASHES_NEEDED,
+        }
     }
 }
 
@@ -95,6 +119,8 @@ pub struct ReplayPosition {
     pub resync: bool,
     /// Operations of the guest are missing from the log, and the resync that repairs that has not begun.
     pub overflow: bool,
+    /// The epoch's first `resync begin` was just applied, and the images at it are to be hashed.
+    pub hashes: HashesDue,
     /// Counts the writes of this file.
     pub generation: u64,
     /// The epoch that is replayed.
@@ -131,6 +157,7 @@ impl ReplayPosition {
             group,
             resync: false,
             overflow: false,
+            hashes: HashesDue::No,
             generation: 0,
             epoch,
             seq: Seq(0),
@@ -171,7 +198,8 @@ impl ReplayPosition {
         put(0, &MAGIC);
         put(VERSION_AT, &VERSION.to_le_bytes());
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        put(FLAGS_AT, &(flag(self.resync, FLAG_RESYNC) | flag(self.overflow, FLAG_OVERFLOW)).to_le_bytes());
+        let flags = flag(self.resync, FLAG_RESYNC) | flag(self.overflow, FLAG_OVERFLOW) | self.hashes.flags();
+        put(FLAGS_AT, &flags.to_le_bytes());
         put(GENERATION_AT, &self.generation.to_le_bytes());
         put(GROUP_AT, self.group.as_str().as_bytes());
         put(HASH_AT, &self.hash.0);
@@ -235,9 +263,14 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
         return Slot::Bad("wrong hash");
     }
     let flags = u32_at(FLAGS_AT);
-    if flags & !(FLAG_RESYNC | if newer { FLAG_OVERFLOW } else { 0 }) != 0 {
+    let newer_flags = FLAG_OVERFLOW | FLAG_HASHES | FLAG_HASHES_NEEDED;
+    if flags & !(FLAG_RESYNC | if newer { newer_flags } else { 0 }) != 0 {
         return Slot::Bad("unknown flags");
     }
+    let hashes = [HashesDue::No, HashesDue::Useful, HashesDue::Needed];
+    let Some(hashes) = hashes.into_iter().find(|due| due.flags() == flags & (FLAG_HASHES | FLAG_HASHES_NEEDED)) else {
+        return Slot::Bad("flags that contradict each other");
+    };
     let hash_at = |at: usize| Hash(b[at..at + 32].try_into().expect("thirty-two bytes"));
     let last_undo = LastUndo { number: SegmentNo(u64_at(UNDO_NUMBER_AT)), hash: hash_at(UNDO_HASH_AT) };
     let name = &b[GROUP_AT..GROUP_AT + GROUP_NAME_MAX_BYTES];
@@ -266,6 +299,7 @@ fn decode(b: &[u8; USED_BYTES]) -> Slot {
         group,
         resync: flags & FLAG_RESYNC != 0,
         overflow: flags & FLAG_OVERFLOW != 0,
+        hashes,
         generation: u64_at(GENERATION_AT),
         epoch: Epoch(u64_at(EPOCH_AT)),
         seq: Seq(u64_at(SEQ_AT)),
@@ -404,6 +438,7 @@ mod tests {
     fn sample() -> ReplayPosition {
         let mut p = ReplayPosition::start(GroupName::new("web01").unwrap(), Epoch(3), Hash::of(b"x"));
         (p.resync, p.seq, p.number, p.chain_seq, p.undo_end) = (true, Seq(7), SegmentNo(2), Seq(9), 4096);
+        (p.overflow, p.hashes) = (true, HashesDue::Needed);
         (p.overflow, p.last_undo) = (true, Some(LastUndo { number: SegmentNo(5), hash: Hash::of(b"undo") }));
         p.consistent =
             Consistent { position: Position { epoch: Epoch(2), seq: Seq(44) }, undo_end: 1024, time: UnixMicros(5) };
@@ -457,7 +492,7 @@ mod tests {
     fn version_1_is_read_and_the_next_write_is_version_2() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("position");
-        let old = ReplayPosition { overflow: false, last_undo: None, ..sample() };
+        let old = ReplayPosition { overflow: false, hashes: HashesDue::No, last_undo: None, ..sample() };
         let mut slot = old.encode();
         slot[VERSION_AT] = 1;
         let sum = Hash::of(&slot[..SUM_AT]);

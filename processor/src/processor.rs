@@ -18,6 +18,7 @@ use crate::error::{ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
 use crate::group::{GroupOutcome, GroupTask, Turn};
+use crate::hashes;
 use crate::replay::VaultName;
 use crate::retention;
 use crate::stop::Stop;
@@ -56,6 +57,10 @@ pub struct ProcessorConfig {
     pub gap_patience: Duration,
     /// When a group that stopped is tried again.
     pub retry: Backoff,
+    /// Bytes of a unit of the hashes that spare a resync what the target has.
+    pub hash_unit_bytes: u32,
+    /// A resync of fewer bytes is not worth hashing the images.
+    pub hashes_from_bytes: u64,
 }
 
 impl ProcessorConfig {
@@ -71,6 +76,8 @@ impl ProcessorConfig {
             poll: POLL,
             gap_patience: GAP_PATIENCE,
             retry: Backoff::default(),
+            hash_unit_bytes: hashes::UNIT_BYTES,
+            hashes_from_bytes: hashes::PUBLISH_FROM_BYTES,
         }
     }
 }

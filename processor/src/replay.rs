@@ -13,7 +13,7 @@ use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::lease;
 use crate::points::{self, Point};
-use crate::position::{PositionFile, ReplayPosition};
+use crate::position::{HashesDue, PositionFile, ReplayPosition};
 use crate::target::{DiskTable, GroupDir, Origin, TargetDisk};
 use crate::undo::journal::Journal;
 use crate::undo::published::Publisher;
@@ -113,6 +113,21 @@ impl Replay {
         self.origin.disks_at(self.position().epoch)
     }
 
+    /// The images, in index order.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        &self.images
+    }
+
+    /// The hashes that the position owed are published, or were not worth it.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn hashes_are_done(&mut self) -> Result<(), TargetError> {
+        let before = self.position().clone();
+        self.position.advance(ReplayPosition { hashes: HashesDue::No, ..before })
+    }
+
     /// What was compared with the source.
     #[must_use]
     pub fn comparison(&self) -> &Comparison {
@@ -204,7 +219,8 @@ impl Replay {
     fn advance_to(&mut self, next: &EpochObject, hash: Hash, resync: bool) -> Result<(), TargetError> {
         let before = self.position().clone();
         let (epoch, seq, number) = (next.epoch, Seq(0), SegmentNo(0));
-        self.position.advance(ReplayPosition { epoch, seq, number, chain_seq: seq, hash, resync, ..before })
+        let hashes = HashesDue::No;
+        self.position.advance(ReplayPosition { epoch, seq, number, chain_seq: seq, hash, resync, hashes, ..before })
     }
 }
 

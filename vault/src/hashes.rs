@@ -55,14 +55,16 @@ impl GroupVault {
         bytes.map(|bytes| HashPlan::decode(&key, &bytes)).transpose()
     }
 
-    /// Removes what was published in an epoch that is over. The plan goes first, so that nobody follows half of it.
+    /// Removes the chunks of an epoch that is over. The plan stays: it says for ever that the epoch's resync may leave out what
+    /// the target had that published it.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_hashes(&self, epoch: Epoch) -> Result<(), VaultError> {
-        self.store.delete(&Key::HashPlan(self.group.clone(), epoch)).await?;
+    pub async fn delete_hash_chunks(&self, epoch: Epoch) -> Result<(), VaultError> {
         for key in self.store.list_keys(&hashes_prefix(&self.group, epoch)).await? {
-            self.store.delete(&key).await?;
+            if matches!(key, Key::HashChunk(..)) {
+                self.store.delete(&key).await?;
+            }
         }
         Ok(())
     }

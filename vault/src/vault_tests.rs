@@ -226,7 +226,7 @@ async fn a_request_that_nobody_could_read_is_not_put() {
 }
 
 #[tokio::test]
-async fn hashes_are_published_chunk_by_chunk_and_removed_with_their_epoch() {
+async fn hashes_are_published_chunk_by_chunk_and_removed_with_their_epoch_but_for_the_plan() {
     let (_, group) = faulty().await;
     let disks = vec![HashedDisk { name: DiskName::new("vda").unwrap(), units: 3 }];
     let plan = HashPlan { epoch: Epoch(1), seq: Seq(1), unit_bytes: 1 << 20, chunk_units: 2, disks };
@@ -237,11 +237,11 @@ async fn hashes_are_published_chunk_by_chunk_and_removed_with_their_epoch() {
     assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), None);
     assert_eq!(group.put_hash_plan(&plan).await.unwrap(), Put::Created);
     assert_eq!(group.put_hash_plan(&plan).await.unwrap(), Put::Exists);
-    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), Some(plan));
+    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), Some(plan.clone()));
     assert_eq!(group.get_hash_chunk(Epoch(1), DiskIndex(0), 1).await.unwrap().unwrap(), vec![1; 10]);
     group.put_hash_chunk(Epoch(2), DiskIndex(0), 0, Bytes::from_static(b"next")).await.unwrap();
-    group.delete_hashes(Epoch(1)).await.unwrap();
-    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), None);
+    group.delete_hash_chunks(Epoch(1)).await.unwrap();
+    assert_eq!(group.get_hash_plan(Epoch(1)).await.unwrap(), Some(plan));
     assert_eq!(group.get_hash_chunk(Epoch(1), DiskIndex(0), 0).await.unwrap(), None);
     assert!(group.get_hash_chunk(Epoch(2), DiskIndex(0), 0).await.unwrap().is_some());
 }

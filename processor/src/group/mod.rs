@@ -5,9 +5,11 @@
 //!
 //! - [`mod@self`]: the turns
 //! - `way_out`: from an epoch whose log cannot be followed into a later one that copies everything again
+//! - `hashing`: the hashes of the images, at the beginning of a resync
 //! - `upkeep`: retention
 //! - `report`: what the group says of itself
 
+mod hashing;
 mod report;
 mod upkeep;
 mod way_out;
@@ -17,7 +19,7 @@ pub use report::GroupOutcome;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
-use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
 use farshore_changelog::segment::{Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::keys::Key;
@@ -29,6 +31,8 @@ use crate::comeback::Stopped;
 use crate::error::GroupError;
 use crate::fetch::{Asked, Fetched, Fetcher};
 use crate::gap::{GapWatch, Later, Seen};
+use crate::hashes::HashJob;
+use crate::position::HashesDue;
 use crate::processor::ProcessorConfig;
 use crate::replay::{FIRST_EPOCH, Replay, VaultName};
 use crate::status::{GroupState, GroupStatus};
@@ -82,6 +86,9 @@ pub struct GroupTask {
     log_pruned: Option<Instant>,
     scrub: Scrub,
     next_scrub: Option<Instant>,
+    hash_job: Option<HashJob>,
+    /// Where the images were found to be others than those that a resync was shortened for.
+    hashes_refused: Option<(Position, String)>,
     last_status: Option<(Instant, GroupStatus)>,
 }
 
@@ -109,6 +116,8 @@ impl GroupTask {
             log_pruned: None,
             scrub: Scrub::default(),
             next_scrub: None,
+            hash_job: None,
+            hashes_refused: None,
             last_status: None,
         }
     }
@@ -223,6 +232,9 @@ impl GroupTask {
             if stop.requested() || clock::mono() >= end {
                 return Ok(Turn::More);
             }
+            if !self.hash_images(end)? {
+                return Ok(Turn::More);
+            }
             let Some(replay) = &self.replay else { return Ok(Turn::CaughtUp) };
             let expected = chain::expected(replay.position());
             if self.goal.is_some_and(|goal| (expected.epoch, expected.number) > goal) {
@@ -272,6 +284,9 @@ impl GroupTask {
         chain::fits(records, replay.disks()).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
         for batch in batch::cut(head, records, replay.position(), self.config.point_interval) {
             apply(replay, segment, &batch, key)?;
+            if replay.position().hashes != HashesDue::No {
+                return Ok(()); // the rest of the segment comes after the images were hashed
+            }
         }
         self.newest_heartbeat = Some(head.created);
         if !records.is_empty() {
@@ -293,7 +308,13 @@ impl GroupTask {
         };
         chain::succeeds(seal, &next).map_err(|what| GroupError::Damaged { at: next.key().to_string(), what })?;
         tracing::info!(group = %self.group, sealed = %seal.epoch, epoch = %next.epoch, reason = ?next.reason, "next epoch");
-        replay.turn(&next, hash)
+        replay.turn(&next, hash)?;
+        // Nobody reads them any more; the plan stays, and says that they were there.
+        let chunks = self.fetcher.block_on(vault.delete_hash_chunks(seal.epoch));
+        if let Err(e) = chunks {
+            tracing::debug!(group = %self.group, error = %e, "hashes of an epoch that is over stay in the vault");
+        }
+        Ok(())
     }
 
     /// The next object is not there.

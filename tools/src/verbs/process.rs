@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use farshore_changelog::hashes::check_unit_bytes;
 use farshore_processor::gap::GAP_PATIENCE;
+use farshore_processor::hashes::UNIT_BYTES;
 use farshore_processor::processor::{POINT_INTERVAL, POLL};
 use farshore_processor::retention::{MAX_AGE, MAX_POINTS};
 use farshore_processor::stop::Stop;
@@ -48,6 +50,9 @@ pub struct Args {
     /// How long a segment may be missing while later ones are there, before its group stops [default: 60s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     gap_patience: Option<Duration>,
+    /// Unit of the hashes of the images that spare a resync what the target has, a power of two from 64KiB to 64MiB.
+    #[arg(long, value_name = "SIZE", default_value_t = bytesize::ByteSize(u64::from(UNIT_BYTES)))]
+    hash_unit: bytesize::ByteSize,
 }
 
 /// What became of a group.
@@ -72,10 +77,12 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         max_points: args.max_points,
         poll: args.poll.unwrap_or(POLL),
         gap_patience: args.gap_patience.unwrap_or(GAP_PATIENCE),
+        hash_unit_bytes: u32::try_from(args.hash_unit.as_u64()).unwrap_or(u32::MAX),
         ..ProcessorConfig::new(args.vault.clone(), args.target.clone())
     };
     ensure!(config.point_interval >= POINT_INTERVAL_MIN, "--point-interval must be {POINT_INTERVAL_MIN:?} or more");
     ensure!(config.poll >= POLL_MIN, "--poll must be {POLL_MIN:?} or more");
+    check_unit_bytes(config.hash_unit_bytes).map_err(|e| fail(format!("--hash-unit cannot be used: {e}")))?;
     ensure!(config.max_points > 0, "--max-points must be 1 or more");
     let processor = Processor::open(config).next(format!(
         "check --vault {} (a new one is made by `farshore init`) and --target {}",

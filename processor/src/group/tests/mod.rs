@@ -19,6 +19,7 @@ use crate::undo::files;
 
 mod comeback;
 mod damage;
+mod hashing;
 mod way_out;
 
 const PATIENCE: Duration = Duration::from_millis(400);
