@@ -10,6 +10,7 @@ use farshore_tests::client::Client;
 use farshore_tests::durable;
 use farshore_tests::process::Process;
 use farshore_tests::site::{Site, SiteSpec};
+use nix::sys::signal::Signal;
 
 const DISK_BYTES: u64 = 16 << 20;
 const BLOCK_BYTES: u32 = 4096;
@@ -32,6 +33,13 @@ fn fail_over(site: &Site, socket: &std::path::Path) -> (Process, serde_json::Val
     (server, served)
 }
 
+fn loss_receipt(site: &Site) -> serde_json::Value {
+    let args: [OsString; 4] = ["inspect".into(), "--loss".into(), site.config.clone().into(), "--json".into()];
+    let output = bin::farshore(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn a_failed_over_group_is_served_and_its_old_source_is_fenced() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
@@ -44,6 +52,8 @@ fn a_failed_over_group_is_served_and_its_old_source_is_fenced() {
     let kept = site.newest();
     site.wait_replayed(kept);
 
+    // Its shipper learns of it later, so that it logs for a while what nobody will take.
+    site.signal_shipper(Signal::SIGSTOP);
     let socket = site.path("failover.sock");
     let (mut server, served) = fail_over(&site, &socket);
     assert_eq!(served["epoch"], 2, "{served}");
@@ -55,6 +65,7 @@ fn a_failed_over_group_is_served_and_its_old_source_is_fenced() {
     // The old source lives on: it serves its disk, and learns that the group is not its own any more.
     source.write(0, &block(2)).unwrap();
     source.flush().unwrap();
+    site.signal_shipper(Signal::SIGCONT);
     let deadline = clock::mono() + FENCED_MAX;
     while site.agent_status()["state"] != "fenced" {
         assert!(clock::mono() < deadline, "the source was not fenced: {}", site.agent_status());
@@ -64,6 +75,11 @@ fn a_failed_over_group_is_served_and_its_old_source_is_fenced() {
     source.flush().unwrap();
     assert_eq!(source.read(0, BLOCK_BYTES).unwrap(), block(2));
     site.stop_agent();
+    let receipt = loss_receipt(&site);
+    assert_eq!(receipt["fenced"]["by_epoch"], 2, "{receipt}");
+    let lost = receipt["segments"].as_array().unwrap().iter().flat_map(|s| s["disks"].as_array().unwrap());
+    let lost: Vec<_> = lost.map(|d| (d["disk"].as_str().unwrap(), d["ranges"][0][0].as_u64().unwrap())).collect();
+    assert!(lost.contains(&("vda", 0)), "the late write is not on the loss receipt: {receipt}");
     let image = std::fs::read(site.image(0)).unwrap();
     assert_eq!(image[..BLOCK_BYTES as usize], block(1), "a late write reached the image");
     assert_eq!(image[1 << 20], 0, "what the failed-over machine wrote reached the image");

@@ -6,6 +6,7 @@ mod cli;
 pub mod config;
 mod demo;
 pub mod failure;
+mod loss;
 mod output;
 mod paths;
 mod point;

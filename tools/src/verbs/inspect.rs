@@ -1,8 +1,10 @@
-//! `farshore inspect`: what lies in a file of farshore's, told by its magic. Everything is proved before it is printed.
+//! `farshore inspect`: what lies in a file of farshore's, told by its magic, or what a source lost. Everything is proved before it
+//! is printed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use farshore_changelog::op::{Record, RecordFlags};
@@ -10,11 +12,15 @@ use farshore_changelog::ring::Ring;
 use farshore_changelog::segment::{Index, Kind};
 use farshore_processor::points;
 use farshore_processor::position::ReplayPosition;
+use farshore_vault::Vault;
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::failure::{Next, fail};
-use crate::output::Output;
+use crate::loss::{self, Receipt};
+use crate::output::{Output, table};
 use crate::units::show_bytes;
+use crate::verbs::block_on;
 
 /// Bytes of every format's magic.
 const MAGIC_BYTES: usize = 8;
@@ -23,18 +29,28 @@ const MAGIC_BYTES: usize = 8;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A segment, seal, undo journal file, ring, position, or catalogue of points.
-    file: PathBuf,
+    #[arg(required_unless_present = "loss")]
+    file: Option<PathBuf>,
     /// Print every record, not only how many there are.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "loss")]
     records: bool,
+    /// Print what a source logged and no target will replay, because the group was taken over: its loss receipt.
+    #[arg(long, value_name = "CONFIG", conflicts_with = "file")]
+    loss: Option<PathBuf>,
 }
+
+/// How long the vault may take to be opened for a loss receipt, which is printed without it too.
+const VAULT_MAX: Duration = Duration::from_secs(10);
 
 /// Prints the file.
 ///
 /// # Errors
 /// When it is none of ours, or is damaged.
 pub fn run(args: &Args, out: Output) -> Result<()> {
-    let path = &args.file;
+    let Some(path) = &args.file else {
+        let config = args.loss.as_deref().context("clap asks for one of the two")?;
+        return print_loss(&Config::read(config)?, out);
+    };
     let mut magic = [0; MAGIC_BYTES];
     File::open(path)
         .and_then(|f| f.read_exact_at(&mut magic, 0))
@@ -57,6 +73,55 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         indent(found, 0, &mut text);
         text
     })
+}
+
+fn print_loss(config: &Config, out: Output) -> Result<()> {
+    let receipt = block_on(async {
+        let vault = tokio::time::timeout(VAULT_MAX, Vault::open(&config.vault)).await;
+        let (vault, unseen) = match vault {
+            Ok(Ok(vault)) => (Some(vault.group(&config.group)), None),
+            Ok(Err(e)) => (None, Some(e.to_string())),
+            Err(_) => (None, Some(format!("it does not answer within {} s", VAULT_MAX.as_secs()))),
+        };
+        let mut receipt = loss::receipt(config, vault.as_ref()).await?;
+        receipt.unseen.extend(unseen.map(|why| format!("the vault: {why}")));
+        anyhow::Ok(receipt)
+    })??;
+    out.print(&receipt, loss_text)
+}
+
+fn loss_text(receipt: &Receipt) -> String {
+    let mut text = match &receipt.fenced {
+        Some(f) => format!(
+            "{}: epoch {} was ended by epoch {} ({}, {}). The source's disks have everything; what they got since is in no log.\n",
+            receipt.group, f.epoch, f.by_epoch, f.reason, f.at
+        ),
+        None => format!("{}: nobody has taken the group over\n", receipt.group),
+    };
+    if receipt.segments.is_empty() {
+        text.push_str("nothing that was logged is lost\n");
+    } else {
+        let mut table = table(["segment", "where", "seqs", "from", "to", "changed"]);
+        for s in &receipt.segments {
+            let changed =
+                s.disks.iter().map(|d| format!("{}: {} in {} ranges", d.disk, show_bytes(d.bytes), d.ranges.len()));
+            let changed = s.problem.clone().unwrap_or_else(|| changed.collect::<Vec<_>>().join(", "));
+            let seqs = format!("{}-{}", s.first_seq, s.last_seq);
+            table.add_row([
+                format!("{}:{}", s.epoch, s.number),
+                s.place.to_owned(),
+                seqs,
+                s.from.clone(),
+                s.to.clone(),
+                changed,
+            ]);
+        }
+        text.push_str(&format!("{table}\n"));
+    }
+    for unseen in &receipt.unseen {
+        text.push_str(&format!("not seen: {unseen}\n"));
+    }
+    text
 }
 
 /// One object, or several that follow each other (an undo journal file).
