@@ -236,6 +236,12 @@ fn text(rows: &[GroupRow]) -> String {
                 show_bytes(s.resync_bytes_per_second)
             ));
         }
+        if row.source.as_ref().is_some_and(|s| s.state == "fenced") {
+            below.push_str(&format!(
+                "\n{}: another site has the group; `farshore inspect --loss CONFIG` lists what it did not get",
+                row.group
+            ));
+        }
         for disk in row.source.iter().flat_map(|s| &s.disks).filter(|d| d.lost_bytes > 0) {
             below.push_str(&format!(
                 "\n{}: disk {}: {} to copy or to be confirmed",
