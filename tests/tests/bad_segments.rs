@@ -1,7 +1,7 @@
 //! Segments that are lost, damaged, or not where they belong: refused by name, nothing after them applied, and the points before
 //! them good. Each kind has its test; each is mended in the end, and replay goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use farshore_tests::durable;
 use farshore_tests::forge::Format;
@@ -10,12 +10,7 @@ use farshore_tests::stretches::{TwoStretches, number_of};
 
 /// Spoils the segments that `spoil` names, each with other bytes (`None`: removed), expects replay to stop before `victim`, and
 /// mends all of it.
-fn stops_before(
-    stretches: &mut TwoStretches,
-    victim: &PathBuf,
-    spoil: Vec<(PathBuf, Option<Vec<u8>>)>,
-    words: &[&str],
-) {
+fn stops_before(stretches: &mut TwoStretches, victim: &Path, spoil: Vec<(PathBuf, Option<Vec<u8>>)>, words: &[&str]) {
     let whole: Vec<Vec<u8>> = spoil.iter().map(|(path, _)| std::fs::read(path).unwrap()).collect();
     for (path, bytes) in &spoil {
         match bytes {
@@ -29,7 +24,7 @@ fn stops_before(
     }
 }
 
-fn neighbour(segment: &std::path::Path, by: i64) -> PathBuf {
+fn neighbour(segment: &Path, by: i64) -> PathBuf {
     segment.with_file_name(format!("{:020}", number_of(segment).checked_add_signed(by).unwrap()))
 }
 

@@ -66,11 +66,7 @@ pub enum MapError {
         what: String,
     },
     /// It has a version that this program does not know.
-    #[error(
-        "dirty map {} has version {found}, and this farshore knows version {VERSION}: start the group with the farshore that \
-         wrote it and stop it in order, or begin a new epoch that copies every disk again with `farshore enable --adopt CONFIG`",
-        path.display()
-    )]
+    #[error("dirty map {} has version {found}, this farshore reads version {VERSION}; use the version that wrote it", path.display())]
     Version {
         /// The map.
         path: PathBuf,

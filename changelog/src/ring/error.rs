@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::layout::VERSION;
+
 /// Why a ring cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
@@ -26,6 +28,14 @@ pub enum RingError {
         path: PathBuf,
         /// What differs.
         what: String,
+    },
+    /// Another version of farshore made it. What it holds may be nowhere else: that version can go on with it.
+    #[error("the ring {path} has version {found}, this farshore uses version {VERSION}; use the version that wrote it")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
     },
     /// Its content contradicts itself. The ring is lost: nothing of it may be guessed.
     #[error("the ring {path} is damaged: {what}; it is lost, the group needs its next epoch")]

@@ -10,9 +10,12 @@ use super::spec::{DiskEntry, DiskIdentity, DiskKind, RingSpec};
 /// Why a header is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Not a ring, or of a version this code does not know.
+    /// Not a ring.
     #[error("{0}")]
     Refused(String),
+    /// Of a version this code does not know, and sound as far as every version can be proved.
+    #[error("version {0}")]
+    Version(u32),
     /// A ring whose header contradicts itself or the file.
     #[error("{0}")]
     Damaged(String),
@@ -49,13 +52,14 @@ impl<'a> Unverified<'a> {
         if page[H_MAGIC..H_VERSION] != MAGIC {
             return Err(HeaderError::Refused("it does not begin as a ring does".into()));
         }
-        let version = u32_at(page, H_VERSION);
-        if version != VERSION {
-            return Err(HeaderError::Refused(format!("version {version}, where this farshore knows {VERSION}")));
-        }
+        // The checksum has its place in every version: a damaged version must not pass for another's.
         let (stored, computed) = (u32_at(page, H_CRC), checksum(page));
         if stored != computed {
             return damaged(format!("header checksum {stored:08x}, computed {computed:08x}"));
+        }
+        let version = u32_at(page, H_VERSION);
+        if version != VERSION {
+            return Err(HeaderError::Version(version));
         }
         if let Some(at) = unused().find(|at| page[*at] != 0) {
             return damaged(format!("reserved byte {at} of the header is not zero"));

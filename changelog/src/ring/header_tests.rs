@@ -79,7 +79,8 @@ fn another_length_magic_or_version_is_refused() {
     assert!(matches!(verify(&resealed(other)), Err(HeaderError::Refused(_))));
     let mut other = page;
     other[8] = 1;
-    assert_eq!(verify(&resealed(other)), Err(HeaderError::Refused("version 1, where this farshore knows 2".into())));
+    assert_eq!(verify(&resealed(other)), Err(HeaderError::Version(1)));
+    assert!(matches!(verify(&other), Err(HeaderError::Damaged(_))), "a flipped version is no other version");
 }
 
 #[test]

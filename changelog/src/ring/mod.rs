@@ -174,6 +174,7 @@ impl Ring {
         file.read_exact_at(page, 0).map_err(|e| RingError::io(path, "read", e))?;
         let verified = Unverified::new(page).verify(bytes).map_err(|e| match e {
             HeaderError::Refused(what) => RingError::Refused { path: path.to_owned(), what },
+            HeaderError::Version(found) => RingError::Version { path: path.to_owned(), found },
             HeaderError::Damaged(what) => RingError::Damaged { path: path.to_owned(), what },
         })?;
         let map = Mapping::new(&file, verified.geometry()).map_err(|e| RingError::io(path, "map", e))?;

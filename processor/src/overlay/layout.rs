@@ -65,7 +65,7 @@ pub enum LayoutError {
     #[error("not an overlay file (wrong magic)")]
     Magic,
     /// Of another version.
-    #[error("overlay version {0}, this program reads {VERSION}")]
+    #[error("overlay version {0}, this program reads version {VERSION}; use the version that wrote it")]
     Version(u32),
     /// It fails its checksum or holds what no writer writes.
     #[error("the overlay is damaged: {0}")]

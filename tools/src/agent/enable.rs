@@ -119,6 +119,8 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)).context("the old ring cannot be removed")?;
     if adopt {
         keep_spool(config, noted.map_or(Epoch(0), |n| n.epoch))?;
+        // Every region will be lost, whatever they say, and whoever wrote them.
+        super::maps::remove(config)?;
     }
     state.set_epoch(&epoch)?;
     state.forget_fence()?;

@@ -6,18 +6,28 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use farshore_capture::regions::{MapError, RegionMap, region_bytes_for};
-use farshore_changelog::medium;
+use farshore_changelog::ids::DiskName;
 use farshore_changelog::ring::{DiskEntry, Ring};
+use farshore_changelog::{crashsafe, medium};
 
 use super::takeover::Lost;
 use crate::config::Config;
+use crate::failure::Next;
 
-fn path(config: &Config, disk: &DiskEntry) -> PathBuf {
-    config.state_dir.join(format!("{}.map", disk.name))
+fn path(config: &Config, disk: &DiskName) -> PathBuf {
+    config.state_dir.join(format!("{disk}.map"))
 }
 
 fn all_lost(config: &Config, disk: &DiskEntry) -> Result<RegionMap> {
-    Ok(RegionMap::create(&path(config, disk), disk, region_bytes_for(disk.size_bytes), true)?)
+    Ok(RegionMap::create(&path(config, &disk.name), disk, region_bytes_for(disk.size_bytes), true)?)
+}
+
+/// Removes the maps of all disks: without one, everything is lost.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn remove(config: &Config) -> Result<()> {
+    config.disks.iter().try_for_each(|disk| Ok(crashsafe::remove(&path(config, &disk.name))?))
 }
 
 /// The dirty maps as they are. A map that is missing, damaged, or another disk's is made anew and says that everything is lost;
@@ -27,14 +37,19 @@ fn all_lost(config: &Config, disk: &DiskEntry) -> Result<RegionMap> {
 /// [`MapError::Version`] and [`MapError::Io`] of a map: nothing is guessed of what another version wrote.
 pub fn open(config: &Config, disks: &[DiskEntry], ring: Option<&Ring>) -> Result<Vec<RegionMap>> {
     let open = |disk: &DiskEntry| {
-        let path = path(config, disk);
+        let path = path(config, &disk.name);
         let opened = match RegionMap::open(&path, disk) {
             Err(MapError::Refused { .. }) => RegionMap::grow(&path, disk),
             opened => opened,
         };
         match opened {
             Ok(map) => Ok(map),
-            Err(e @ (MapError::Io { .. } | MapError::Version { .. })) => Err(e.into()),
+            Err(e @ MapError::Io { .. }) => Err(e.into()),
+            Err(e @ MapError::Version { .. }) => Err(e).next(format!(
+                "start the group with the farshore that wrote it; or begin a new epoch, which copies every disk again: \
+                 farshore enable --adopt {}",
+                config.path.display()
+            )),
             Err(e @ (MapError::Missing { .. } | MapError::Refused { .. } | MapError::Damaged { .. })) => {
                 if !matches!(e, MapError::Missing { .. }) {
                     tracing::warn!("disk {} is copied again: {e}", disk.name);
@@ -91,7 +106,7 @@ fn commit(map: &mut RegionMap) -> Result<()> {
 pub fn close(config: &Config, disks: &[DiskEntry], files: &[Arc<File>]) -> Result<()> {
     for (disk, file) in disks.iter().zip(files) {
         medium::sync_data(file).with_context(|| format!("disk {} cannot be made durable", disk.name))?;
-        let mut map = RegionMap::open(&path(config, disk), disk)?;
+        let mut map = RegionMap::open(&path(config, &disk.name), disk)?;
         while let Some(region) = map.next_open(0) {
             map.close(region);
         }

@@ -69,7 +69,7 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
 
     let path = ring::path_in(&config.ring_dir, &config.group);
     let wanted = spec(config, &noted, &disks)?;
-    let (mut found, mut open) = find_ring(&path, &wanted);
+    let (mut found, mut open) = find_ring(&path, &wanted, noted.clean)?;
     let mut maps = maps::open(config, &wanted.disks, open.as_ref())?;
     if let Some(ring) = &open
         && let Err(e) = recover(ring, &disks, &mut maps)
@@ -225,22 +225,30 @@ fn spec(config: &Config, noted: &SourceEpoch, disks: &[SourceDisk]) -> Result<Ri
 }
 
 /// The ring, when it can go on being used. Its own geometry stays: a changed `ring_size` counts from the next ring on.
-fn find_ring(path: &std::path::Path, wanted: &RingSpec) -> (FoundRing, Option<Ring>) {
-    match Ring::open(path) {
+/// One of another version is left to that version, unless the last stop was clean: then the vault has all of it.
+fn find_ring(path: &std::path::Path, wanted: &RingSpec, clean: bool) -> Result<(FoundRing, Option<Ring>)> {
+    Ok(match Ring::open(path) {
         Ok(ring) => {
             let spec = ring.spec();
             if spec.group == wanted.group && spec.epoch == wanted.epoch && spec.disks == wanted.disks {
-                return (FoundRing::Fits, Some(ring));
+                return Ok((FoundRing::Fits, Some(ring)));
             }
             tracing::warn!("the ring {} is of epoch {} or of other disks: it is not used", path.display(), spec.epoch);
             (FoundRing::Useless, None)
         }
         Err(RingError::Missing { .. } | RingError::OtherBoot { .. }) => (FoundRing::Absent, None),
+        Err(RingError::Version { .. }) if clean => (FoundRing::Absent, None),
+        Err(e @ RingError::Version { .. }) => {
+            return Err(e).next(
+                "start the group with the farshore that made it, and stop it in order; or remove the ring, and what the vault does not \
+                 have of it is copied again from the disks",
+            );
+        }
         Err(e) => {
             tracing::warn!("the ring {} cannot be used: {e}", path.display());
             (FoundRing::Useless, None)
         }
-    }
+    })
 }
 
 fn make_ring(path: &std::path::Path, spec: &RingSpec) -> Result<Ring> {
