@@ -61,7 +61,8 @@ impl GroupVault {
         self.store.delete(&self.segment_key(epoch, number)).await
     }
 
-    /// Asks something of the source, under the first free number, which is given back.
+    /// Asks something of the source, under the first free number, which is given back. One whose answer was lost is not asked
+    /// twice.
     ///
     /// # Errors
     /// Those of the store; [`VaultError::Damaged`] when it cannot be asked, such as too many ranges.
@@ -69,10 +70,22 @@ impl GroupVault {
         // Nothing is put that nobody could read.
         let bytes = Bytes::from(request.encode());
         Request::decoded(&bytes)?;
-        for n in 1..=REQUESTS_MAX {
-            match self.store.put_new(&Key::Request(self.group.clone(), n), bytes.clone()).await? {
-                Put::Created => return Ok(n),
-                Put::Exists => {}
+        let mut backoff = self.store.retry.backoff();
+        let (mut n, mut failures, mut undecided) = (1, 0, false);
+        while n <= REQUESTS_MAX {
+            match self.store.put_once(&Key::Request(self.group.clone(), n), bytes.clone()).await {
+                Ok(Put::Created) => return Ok(n),
+                // Ours, or one that asks for the same.
+                Ok(Put::Exists) if undecided && self.get_request(n).await?.as_ref() == Some(request) => return Ok(n),
+                Ok(Put::Exists) => (n, undecided) = (n + 1, false),
+                Err(e) => {
+                    failures += 1;
+                    if !e.is_transient() || failures >= self.store.retry.attempts {
+                        return Err(e);
+                    }
+                    undecided = true;
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
             }
         }
         let what = format!("it has {REQUESTS_MAX} requests");

@@ -216,6 +216,21 @@ async fn requests_are_numbered_from_one() {
 }
 
 #[tokio::test]
+async fn a_request_whose_answer_was_lost_is_asked_once() {
+    let (store, group) = faulty().await;
+    for fault in [Fault::Before, Fault::After] {
+        assert_eq!(group.put_request(&Request::Drain).await.unwrap() % 2, 1);
+        store.inject(On::Put, "/requests/", 1, fault);
+        // The fault meets the first number, which is another's; the next one meets our own.
+        store.inject(On::Put, "/requests/", 1, fault);
+        assert_eq!(group.put_request(&Request::Digests).await.unwrap() % 2, 0);
+    }
+    assert_eq!(group.get_request(5).await.unwrap(), None);
+    store.set_down(true);
+    assert!(group.put_request(&Request::Drain).await.unwrap_err().is_transient());
+}
+
+#[tokio::test]
 async fn a_request_that_nobody_could_read_is_not_put() {
     let (store, group) = faulty().await;
     let range = DiskRange { disk: DiskIndex(0), offset: 0, len: 512 };

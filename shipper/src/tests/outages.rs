@@ -146,17 +146,3 @@ fn a_vault_of_another_version_stops_the_group() {
     let refused = Shipper::open(config).unwrap().run(&false.into()).unwrap_err();
     assert!(matches!(refused, ShipError::Vault(VaultError::Version { found: 9, .. })), "{refused}");
 }
-
-#[test]
-fn a_source_that_may_not_read_its_log_goes_on_after_a_lost_answer() {
-    let mut world = World::new();
-    world.store.inject(On::Get, "/log/", 100, Fault::Denied);
-    world.store.inject(On::Put, "/log/", 2, Fault::After);
-    world.write_some(5);
-    world.ship_all();
-    world.store.inject(On::Put, "/log/", 1, Fault::After);
-    world.next_epoch();
-    world.write_some(5);
-    world.ship_all();
-    assert_eq!(world.state.watermark().unwrap().unwrap().epoch, Epoch(2));
-}

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, SegmentNo, Seq};
 use farshore_changelog::ring::ShipperState;
+use farshore_changelog::segment::{Kind, Segment};
 use farshore_vault::fault::{Fault, On};
 
 use super::simulated::{simulated, until, until_confirmed, while_shipping, write_noise};
@@ -129,4 +130,43 @@ fn a_refusal_that_is_another_sources_segment_stops_the_group_and_confirms_nothin
     let ended = world.runtime.block_on(super::simulated::drive(shipper, &false.into())).unwrap_err();
     assert!(matches!(&ended, ShipError::Conflict { number, .. } if *number == next), "{ended}");
     assert_eq!((world.ring.confirmed_seq(), world.state.fenced().unwrap()), (Seq(4), None));
+}
+
+#[test]
+fn a_source_that_may_not_read_its_log_seals_its_epoch_and_goes_on_in_the_next_after_lost_answers() {
+    let (mut world, _time, _) = shipped();
+    world.store.inject(On::Get, "/log/", 99, Fault::Denied);
+    world.store.inject(On::Put, "/log/", 2, Fault::After);
+    ship(&world);
+    world.store.inject(On::Put, "/log/", 1, Fault::After);
+    world.next_epoch();
+    assert!(write_noise(&mut world.lanes[0], 1, 4096));
+    ship(&world);
+    assert_eq!(world.state.watermark().unwrap().unwrap().epoch, Epoch(2));
+    world.store.forget();
+    assert_eq!(world.read_back(2).last().unwrap().index().head().last_seq, Seq(1));
+}
+
+/// Uploads are sequential, so a source makes no hole; a store that lost an object, or a disk that lost a note, does. The watermark is
+/// below it, so `confirmed_seq` is too, and the regions of everything above are still open in the dirty map.
+#[test]
+fn a_segment_above_a_hole_is_dead_once_the_next_epoch_seals() {
+    let (mut world, _time, next) = shipped();
+    fill_the_spool(&world);
+    assert!(write_noise(&mut world.lanes[0], 2, 4096));
+    fill_the_spool(&world);
+    let files = world.spool_files();
+    assert_eq!(files.len(), 2);
+    // The second is in the vault, the first is not, and the host dies with ring and spool.
+    world.put_raw(1, next.next().0, std::fs::read(&files[1]).unwrap().into());
+    files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    assert_eq!(world.ring.confirmed_seq(), Seq(4));
+    world.next_epoch();
+    assert!(write_noise(&mut world.lanes[0], 3, 4096));
+    ship(&world);
+    let sealed = world.block_on(world.group_vault().get_segment(Epoch(1), next)).unwrap().unwrap();
+    let sealed = Segment::parse(sealed).unwrap();
+    assert_eq!((sealed.index().head().kind, sealed.index().head().successor), (Kind::Seal, Epoch(2)));
+    assert_eq!(world.read_back(1).last().unwrap().index().head().last_seq, Seq(4), "the cut is below the hole");
+    assert_eq!(world.read_back(2).last().unwrap().index().head().last_seq, Seq(1));
 }
