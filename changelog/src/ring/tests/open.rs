@@ -75,7 +75,7 @@ fn absent_foreign_and_old_rings_are_told_apart() {
     }
 
     // The words of the header: seq order, doorbell, shipper state.
-    for (at, byte) in [(256, 0), (320, 2), (384, 2), (384, 0), (448, 1), (512, 2), (576, 5)] {
+    for (at, byte) in [(256, 0), (320, 2), (384, 2), (384, 0), (448, 1), (512, 2), (576, 8)] {
         let bad = bench.path.with_file_name("bad.ring");
         fs::copy(&bench.path, &bad).unwrap();
         OpenOptions::new().write(true).open(&bad).unwrap().write_all_at(&[byte], at).unwrap();
