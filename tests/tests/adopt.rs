@@ -34,12 +34,18 @@ fn a_group_without_its_state_is_refused_until_it_is_adopted() {
     let _ = site.process_once().good();
     site.assert_equal();
 
+    // Asked of the source that was: what the adoption does already, and what would begin another epoch after it.
+    let ask = ["resync", "web01", "--full", "--vault", &site.vault_url()].map(str::to_owned);
+    let _ = run("farshore resync", bin::farshore(ask), VERB_MAX).good();
+
     std::fs::remove_dir_all(site.path("state")).unwrap();
     let refused = enable(&site, false).bad();
     for word in ["web01", "epoch 1", "--adopt"] {
         assert!(refused.err.contains(word), "{word:?} is not in: {}", refused.err);
     }
     assert_eq!(enable(&site, true).good().json()["epoch"], 2);
+    let done = std::fs::read_to_string(site.path("state/requests-done.json")).unwrap();
+    assert_eq!(done.split_whitespace().collect::<String>(), r#"{"done":1}"#, "the request would be carried out again");
     // Nothing of the new epoch has reached the vault, so its number is still free.
     assert_eq!(enable(&site, true).good().json()["epoch"], 2);
 

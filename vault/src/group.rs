@@ -102,6 +102,23 @@ impl GroupVault {
         bytes.map(|bytes| Request::decode(&key, &bytes)).transpose()
     }
 
+    /// The number of the newest request, `from` when nothing was asked after it. Gets upwards, lists nothing, and reads no request: one
+    /// that is damaged counts too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn newest_request(&self, from: u64) -> Result<u64, VaultError> {
+        let mut newest = from;
+        while newest < REQUESTS_MAX {
+            match self.get_request(newest + 1).await {
+                Ok(None) => break,
+                Ok(Some(_)) | Err(VaultError::Version { .. } | VaultError::Damaged { .. }) => newest += 1,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(newest)
+    }
+
     pub(crate) fn segment_key(&self, epoch: Epoch, number: SegmentNo) -> Key {
         Key::Segment(self.group.clone(), epoch, number)
     }

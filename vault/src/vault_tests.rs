@@ -213,6 +213,7 @@ async fn requests_are_numbered_from_one() {
     assert_eq!(group.get_request(1).await.unwrap(), Some(Request::Resync { full: true, ranges: vec![] }));
     assert_eq!(group.get_request(2).await.unwrap(), Some(Request::Drain));
     assert_eq!(group.get_request(3).await.unwrap(), None);
+    assert_eq!((group.newest_request(0).await.unwrap(), group.newest_request(7).await.unwrap()), (2, 7));
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use farshore_capture::disk::{LOCK_WAIT, SourceDisk};
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::{clock, crashsafe, ring};
-use farshore_shipper::{SourceEpoch, SourceState};
-use farshore_vault::{EpochDisk, Nonce, Reason, Vault};
+use farshore_shipper::{SourceEpoch, SourceState, requests};
+use farshore_vault::{EpochDisk, Nonce, Reason, Vault, VaultError};
 
 use crate::config::Config;
 use crate::failure::{Next, fail};
@@ -83,9 +83,10 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     if let (Some(noted), false) = (&noted, adopt) {
         return Ok(Enabled { epoch: noted.epoch, new: false });
     }
-    let newest = block_on(async {
-        let vault = Vault::open(&config.vault).await?;
-        vault.group(&config.group).newest_epoch(Epoch(1)).await
+    let done = requests::done(&config.state_dir)?;
+    let (newest, asked) = block_on(async {
+        let vault = Vault::open(&config.vault).await?.group(&config.group);
+        Ok::<_, VaultError>((vault.newest_epoch(Epoch(1)).await?, vault.newest_request(done).await?))
     })?
     .what(
         format!("the vault {} cannot be asked about group {}", config.vault, config.group),
@@ -122,6 +123,8 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
         // Every region will be lost, whatever they say, and whoever wrote them.
         super::maps::remove(config)?;
     }
+    // They were asked of a source before this one, or are answered by copying every disk.
+    requests::set_done(&config.state_dir, asked)?;
     state.set_epoch(&epoch)?;
     state.forget_fence()?;
     Ok(Enabled { epoch: epoch.epoch, new: true })
