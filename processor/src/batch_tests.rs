@@ -121,3 +121,51 @@ fn an_epoch_that_begins_with_a_resync_leaves_the_position_in_the_one_before() {
     let begun = after_all(&source.segment(), &beaten);
     assert_eq!((begun.resync, begun.consistent), (true, old.consistent));
 }
+
+#[test]
+fn what_an_overflow_left_out_makes_nothing_consistent_until_the_resync_after_it_has_ended() {
+    let mut source = Source::new("web01", 1);
+    source.write(0, 0, 8, 1, RecordFlags::NONE);
+    let mut position = after_all(&source.segment(), &start(&source));
+    let before = source.position();
+    assert_eq!(position.consistent.position, before);
+    let mut next = |source: &mut Source, word: &dyn Fn(&mut Source)| {
+        word(source);
+        source.write(0, 1, 1, 7, RecordFlags::NONE);
+        source.mark("m");
+        position = after_all(&source.segment(), &position);
+        (position.resync, position.overflow, position.consistent.position == source.position())
+    };
+    assert_eq!(next(&mut source, &|s| s.overflow()), (true, true, false));
+    // The end of a resync that began before the overflow repairs nothing of it.
+    let end = |s: &mut Source| s.log(Op::ResyncEnd, RecordFlags::BOUNDARY, 0, Default::default(), &[]);
+    assert_eq!(next(&mut source, &end), (true, true, false));
+    assert_eq!(next(&mut source, &|s| s.resync_begin(512)), (true, false, false));
+    // Once more, in the middle of the copy.
+    assert_eq!(next(&mut source, &|s| s.overflow()), (true, true, false));
+    assert_eq!(next(&mut source, &end), (true, true, false));
+    assert_eq!(next(&mut source, &|s| s.resync_begin(512)), (true, false, false));
+    assert_eq!(next(&mut source, &end), (false, false, true));
+}
+
+#[test]
+fn no_point_is_cut_between_an_overflow_and_the_end_of_its_resync() {
+    let mut source = Source::new("web01", 1);
+    source.write(0, 0, 8, 1, RecordFlags::NONE);
+    source.mark("before");
+    source.overflow();
+    source.mark("within");
+    source.log(Op::ResyncEnd, RecordFlags::BOUNDARY, 0, Default::default(), &[]);
+    source.time += 400_000_000;
+    source.flush();
+    source.resync_begin(512);
+    source.mark("copying");
+    source.log(Op::ResyncEnd, RecordFlags::BOUNDARY, 0, Default::default(), &[]);
+    source.mark("after");
+    let segment = source.segment();
+    let records = segment.index().records();
+    let batches = cut(segment.index().head(), records, &start(&source), INTERVAL);
+    let points: Vec<Op> =
+        batches.iter().filter(|b| b.point.is_some()).map(|b| records[b.records.end - 1].record.op).collect();
+    assert_eq!(points, [Op::Mark, Op::ResyncEnd, Op::Mark]);
+}

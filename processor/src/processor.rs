@@ -17,7 +17,7 @@ use crate::comeback::Backoff;
 use crate::error::{ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
-use crate::group::{GroupOutcome, GroupTask, Turn};
+use crate::group::{GroupOutcome, GroupTask, Turn, backlog};
 use crate::hashes;
 use crate::replay::VaultName;
 use crate::retention;
@@ -59,6 +59,8 @@ pub struct ProcessorConfig {
     pub retry: Backoff,
     /// Bytes of a unit of the hashes that spare a resync what the target has.
     pub hash_unit_bytes: u32,
+    /// Bytes of the log that may wait in the vault, not replayed, before that is an alarm.
+    pub backlog_alarm_bytes: u64,
     /// A resync of fewer bytes is not worth hashing the images.
     pub hashes_from_bytes: u64,
 }
@@ -77,6 +79,7 @@ impl ProcessorConfig {
             gap_patience: GAP_PATIENCE,
             retry: Backoff::default(),
             hash_unit_bytes: hashes::UNIT_BYTES,
+            backlog_alarm_bytes: backlog::ALARM_BYTES,
             hashes_from_bytes: hashes::PUBLISH_FROM_BYTES,
         }
     }

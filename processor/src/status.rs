@@ -122,6 +122,19 @@ pub struct ResyncProgress {
     pub applied_bytes: u64,
 }
 
+/// What lies in the vault and is not replayed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unapplied {
+    /// Segments and seals.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Retention would remove some, and does not, because they are not replayed.
+    pub older_than_retention: bool,
+    /// There are more than the limit allows.
+    pub alarm: bool,
+}
+
 /// A group's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStatus {
@@ -146,6 +159,9 @@ pub struct GroupStatus {
     pub resync: Option<ResyncProgress>,
     /// Count of recovery points.
     pub points: usize,
+    /// What waits in the vault, when it was last measured; absent when nothing does.
+    #[serde(default)]
+    pub unapplied: Option<Unapplied>,
     /// Why the vault cannot be read now; the group waits and tries again.
     pub vault_problem: Option<String>,
 }
@@ -172,6 +188,7 @@ impl GroupStatus {
             newest_heartbeat: None,
             resync: position.filter(|p| p.resync).map(resync),
             points: 0,
+            unapplied: None,
             vault_problem: None,
         }
     }

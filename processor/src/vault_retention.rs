@@ -106,6 +106,11 @@ impl LogPruner {
         Ok(SegmentNo(0))
     }
 
+    /// When the log segment was sealed; `None` for a seal, or for what cannot be read.
+    pub(crate) async fn created(&mut self, epoch: Epoch, number: SegmentNo) -> Result<Option<UnixMicros>, VaultError> {
+        Ok(self.head(epoch, number).await?.map(|known| known.created))
+    }
+
     /// How many of `numbers`, which are in order, end at or before `seq` and were sealed before `before`.
     async fn ended_by(
         &mut self,

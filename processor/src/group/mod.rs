@@ -5,10 +5,12 @@
 //!
 //! - [`mod@self`]: the turns
 //! - `way_out`: from an epoch whose log cannot be followed into a later one that copies everything again
+//! - [`backlog`]: how much is not replayed yet
 //! - `hashing`: the hashes of the images, at the beginning of a resync
 //! - `upkeep`: retention
 //! - `report`: what the group says of itself
 
+pub mod backlog;
 mod hashing;
 mod report;
 mod upkeep;
@@ -35,7 +37,7 @@ use crate::hashes::HashJob;
 use crate::position::HashesDue;
 use crate::processor::ProcessorConfig;
 use crate::replay::{FIRST_EPOCH, Replay, VaultName};
-use crate::status::{GroupState, GroupStatus};
+use crate::status::{GroupStatus, Unapplied};
 use crate::stop::Stop;
 use crate::target::GroupDir;
 use crate::undo::scrub::Scrub;
@@ -86,6 +88,8 @@ pub struct GroupTask {
     log_pruned: Option<Instant>,
     scrub: Scrub,
     next_scrub: Option<Instant>,
+    unapplied: Option<Unapplied>,
+    backlog_measured: Option<Instant>,
     hash_job: Option<HashJob>,
     /// Where the images were found to be others than those that a resync was shortened for.
     hashes_refused: Option<(Position, String)>,
@@ -116,6 +120,8 @@ impl GroupTask {
             log_pruned: None,
             scrub: Scrub::default(),
             next_scrub: None,
+            unapplied: None,
+            backlog_measured: None,
             hash_job: None,
             hashes_refused: None,
             last_status: None,
@@ -148,10 +154,8 @@ impl GroupTask {
             Err(e) => self.stop(e),
         };
         self.fetcher.clear();
-        if self.stopped.is_none() {
-            let state = self.state();
-            self.report(state, false);
-        }
+        self.measure_backlog(turn);
+        self.report_turn();
         turn
     }
 
@@ -184,6 +188,9 @@ impl GroupTask {
             return Turn::VaultAway;
         }
         let (at, reason) = (error.at(), error.full_text());
+        if self.stopped.is_none() {
+            self.backlog_measured = None;
+        }
         let (tries, since) = match &self.stopped {
             Some(before) if before.error.full_text() == reason => {
                 tracing::debug!(group = %self.group, %at, %reason, "the group is still stopped");
@@ -194,12 +201,7 @@ impl GroupTask {
                 (before.as_ref().map_or(1, |b| b.tries.saturating_add(1)), clock::wall().timestamp())
             }
         };
-        let stopped = Stopped { error, tries, since };
-        // Of a group in other hands the status is theirs.
-        if !stopped.error.is_locked() {
-            self.report(GroupState::stopped(&stopped), true);
-        }
-        self.stopped = Some(stopped);
+        self.stopped = Some(Stopped { error, tries, since });
         self.replay = None;
         // On a full disk retention is what makes room.
         self.last_retention = None;
@@ -272,9 +274,12 @@ impl GroupTask {
         let segment = Segment::parse(fetched.bytes.clone()).map_err(|e| damaged(text(&e)))?;
         let head = segment.index().head();
         match chain::follows(expected, head, segment.index().hash()).map_err(damaged)? {
-            Next::Log => self.apply(&key, &segment),
-            Next::Seal => self.turn_epoch(&key, head),
+            Next::Log => self.apply(&key, &segment)?,
+            Next::Seal => self.turn_epoch(&key, head)?,
         }
+        self.goes_on();
+        self.report_turn();
+        Ok(())
     }
 
     fn apply(&mut self, key: &str, segment: &Segment) -> Result<(), GroupError> {
@@ -293,8 +298,6 @@ impl GroupTask {
             self.last_record = Some(clock::mono());
         }
         self.pruner.applied(head);
-        let state = self.state();
-        self.report(state, false);
         Ok(())
     }
 

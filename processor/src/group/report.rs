@@ -8,6 +8,7 @@ use farshore_changelog::units::UnixMicros;
 
 use super::GroupTask;
 use crate::error::GroupError;
+use crate::points;
 use crate::position::ReplayPosition;
 use crate::replay::Replay;
 use crate::status::{GroupState, GroupStatus, IDLE_AFTER};
@@ -23,6 +24,12 @@ impl GroupTask {
     pub fn outcome(mut self) -> GroupOutcome {
         if let Some(stopped) = self.stopped.take() {
             let status = self.status(GroupState::stopped(&stopped));
+            if !stopped.error.is_locked() {
+                self.stopped = Some(stopped);
+                self.report_turn();
+                let error = self.stopped.take().map(|stopped| stopped.error);
+                return GroupOutcome { group: self.group, status, error };
+            }
             return GroupOutcome { group: self.group, status, error: Some(stopped.error) };
         }
         let state = self.state();
@@ -41,18 +48,34 @@ impl GroupTask {
         let read = || ReplayPosition::read(&self.dir.position()).ok().flatten();
         let position = self.replay.as_ref().map(|replay| replay.position().clone()).or_else(read);
         let mut status = GroupStatus::new(&self.group, state, position.as_ref());
-        let said = self.last_status.as_ref().map(|(_, said)| said);
-        status.points = match &self.replay {
-            Some(replay) => replay.points().len(),
-            None => said.map_or(0, |said| said.points),
+        status.points = match (&self.replay, &position) {
+            (Some(replay), _) => replay.points().len(),
+            (None, Some(at)) => points::counting(&self.dir.points(), at).map_or(0, |points| points.len()),
+            (None, None) => 0,
         };
         status.newest_heartbeat = self.newest_heartbeat.map(UnixMicros::timestamp);
+        status.unapplied = self.unapplied;
         status.vault_problem = self.vault_problem.as_ref().map(GroupError::full_text);
         status
     }
 
+    /// Says how it stands. Of a group in other hands the status is theirs.
+    pub(super) fn report_turn(&mut self) {
+        match &self.stopped {
+            Some(stopped) if stopped.error.is_locked() => {}
+            Some(stopped) => {
+                let state = GroupState::stopped(stopped);
+                self.report(state, true);
+            }
+            None => {
+                let state = self.state();
+                self.report(state, false);
+            }
+        }
+    }
+
     /// Writes `status.json` when it says something new, or nothing was said for a while.
-    pub(super) fn report(&mut self, state: GroupState, at_once: bool) {
+    fn report(&mut self, state: GroupState, at_once: bool) {
         let now = clock::mono();
         let last = self.last_status.as_ref();
         if !at_once && last.is_some_and(|(then, said)| now - *then < STATUS_EVERY && said.state == state) {

@@ -14,9 +14,12 @@ use crate::comeback::Backoff;
 use crate::lease::Lease;
 use crate::position::ReplayPosition;
 use crate::processor::{Processor, all_good};
+use crate::status::GroupState;
 use crate::testing::{Rng, SECTORS, Source, at, images};
 use crate::undo::files;
 
+mod backlog;
+mod clocks;
 mod comeback;
 mod damage;
 mod hashing;
