@@ -1,13 +1,16 @@
-//! `farshore status`: the state, position, lag and points of each group, as far as source, vault and target can say.
+//! `farshore status`: the state, position, lag and points of each group, as far as source, vault and target can say. One that cannot
+//! be asked keeps none of the others from being shown.
+
+mod target;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
+use farshore_processor::group::backlog::{Waiting, waiting};
 use farshore_processor::position::ReplayPosition;
-use farshore_processor::status::{GroupState, GroupStatus};
-use farshore_processor::target::{self, GroupDir};
+use farshore_processor::target::{GroupDir, groups as groups_of};
 use farshore_vault::Vault;
 use serde::Serialize;
 
@@ -18,7 +21,10 @@ use crate::output::{Output, table};
 use crate::paths;
 use crate::units::{show_bytes, show_duration};
 use crate::verbs::block_on;
-use crate::verbs::points;
+use target::TargetRow;
+
+/// How long the vault may take to answer.
+const VAULT_MAX: Duration = Duration::from_secs(20);
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -41,8 +47,12 @@ struct GroupRow {
     source: Option<AgentStatus>,
     /// Newest in the vault.
     vault: Option<VaultRow>,
+    /// Why the vault could not be asked.
+    vault_problem: Option<String>,
     /// Where the target is.
     target: Option<TargetRow>,
+    /// Why that cannot be said.
+    target_problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,26 +62,6 @@ struct VaultRow {
     newest_segment: u64,
     segments: usize,
     bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct TargetRow {
-    /// Its processor's last word, or what the position says when there is none.
-    #[serde(flatten)]
-    state: Option<GroupState>,
-    epoch: u64,
-    seq: u64,
-    segment: u64,
-    time: String,
-    /// Age of the newest recoverable state; none while there is none.
-    lag_seconds: Option<f64>,
-    /// Bytes in the vault that are not replayed yet.
-    lag_bytes: Option<u64>,
-    points: usize,
-    oldest_point: Option<String>,
-    newest_point: Option<String>,
-    processor_seen: Option<String>,
-    vault_problem: Option<String>,
 }
 
 /// Prints what is known.
@@ -86,17 +76,30 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     if only.is_none() && args.vault.is_none() && args.target.is_none() {
         bail!(fail("nothing to look at").next("give a group or configuration file, --vault URL, or --target DIR"));
     }
-    let vault = match &args.vault {
-        None => None,
-        Some(url) => {
-            Some(block_on(Vault::open(url))?.what(format!("the vault {url} cannot be opened"), "check the URL")?)
-        }
+    let (vault, problem) = match args.vault.as_ref().map(|url| open(url)).transpose()? {
+        None => (None, None),
+        Some(Ok(vault)) => (Some(vault), None),
+        // On the day of the disaster it may be the vault that is gone.
+        Some(Err(e)) if args.target.is_some() => (None, Some(format!("{e:#}"))),
+        Some(Err(e)) => return Err(e),
     };
     let mut rows = Vec::new();
     for group in groups(only.as_ref(), vault.as_ref(), args)? {
-        rows.push(row(&group, config.as_ref(), only.is_some(), vault.as_ref(), args)?);
+        let mut row = row(&group, config.as_ref(), only.is_some(), vault.as_ref(), args)?;
+        row.vault_problem = row.vault_problem.or_else(|| problem.clone());
+        rows.push(row);
     }
     out.print(&rows, |rows| text(rows))
+}
+
+/// The vault, or why it cannot be opened.
+fn open(url: &str) -> Result<Result<Vault>> {
+    let opened = block_on(async { tokio::time::timeout(VAULT_MAX, Vault::open(url)).await })?;
+    let what = || (format!("the vault {url} cannot be opened"), "check the URL, and that it can be reached");
+    Ok(match opened {
+        Ok(opened) => opened.what(what().0, what().1),
+        Err(late) => Err(late).what(what().0, what().1),
+    })
 }
 
 fn groups(only: Option<&GroupName>, vault: Option<&Vault>, args: &Args) -> Result<Vec<GroupName>> {
@@ -108,7 +111,7 @@ fn groups(only: Option<&GroupName>, vault: Option<&Vault>, args: &Args) -> Resul
         None => Vec::new(),
     };
     if let Some(dir) = &args.target {
-        all.extend(target::groups(dir)?);
+        all.extend(groups_of(dir)?);
     }
     all.sort();
     all.dedup();
@@ -129,25 +132,29 @@ fn row(
         Err(e) if asked && vault.is_none() && args.target.is_none() => return Err(e),
         _ => None,
     };
-    let at = match &args.target {
-        Some(dir) => ReplayPosition::read(&GroupDir::new(dir, group).position())?,
-        None => None,
+    let dir = args.target.as_ref().map(|target| GroupDir::new(target, group));
+    let at = dir.as_ref().and_then(|dir| ReplayPosition::read(&dir.position()).ok().flatten());
+    let (looked, vault_problem) = match vault.map(|vault| block_on(look(vault, group, at.as_ref()))).transpose()? {
+        None => (None, None),
+        Some(Ok(looked)) => (looked, None),
+        Some(Err(e)) => (None, Some(format!("{e:#}"))),
     };
-    let vault = match vault {
-        Some(vault) => block_on(look(vault, group))??,
-        None => None,
+    let (vault, waiting) = looked.map_or((None, None), |(row, waiting)| (Some(row), waiting));
+    let target = dir.map(|dir| target::row(group.as_str(), &dir, waiting.as_ref()));
+    let (target, target_problem) = match target {
+        None => (None, None),
+        Some(Ok(row)) => (row, None),
+        // That of one group is damaged, and the others are still to be shown.
+        Some(Err(e)) => (None, Some(format!("{e:#}"))),
     };
-    let target = match (&args.target, &at) {
-        (Some(dir), Some(at)) => Some(target_row(&GroupDir::new(dir, group), at, vault.as_ref())?),
-        _ => None,
-    };
-    Ok(GroupRow { group: group.to_string(), source, vault: vault.map(|(row, _)| row), target })
+    Ok(GroupRow { group: group.to_string(), source, vault, vault_problem, target, target_problem })
 }
 
-/// Number and bytes of the newest epoch's segments.
-type Segments = Vec<(SegmentNo, u64)>;
-
-async fn look(vault: &Vault, group: &GroupName) -> Result<Option<(VaultRow, (Epoch, Segments))>> {
+async fn look(
+    vault: &Vault,
+    group: &GroupName,
+    at: Option<&ReplayPosition>,
+) -> Result<Option<(VaultRow, Option<Waiting>)>> {
     let group = vault.group(group);
     let Some((object, _)) = group.newest_epoch(Epoch(1)).await? else { return Ok(None) };
     let segments = group.list_segments(object.epoch, SegmentNo(1)).await?;
@@ -158,30 +165,11 @@ async fn look(vault: &Vault, group: &GroupName) -> Result<Option<(VaultRow, (Epo
         segments: segments.len(),
         bytes: segments.iter().map(|(_, bytes)| bytes).sum(),
     };
-    Ok(Some((row, (object.epoch, segments))))
-}
-
-fn target_row(dir: &GroupDir, at: &ReplayPosition, vault: Option<&(VaultRow, (Epoch, Segments))>) -> Result<TargetRow> {
-    let said = GroupStatus::read(dir)?;
-    let points = points::rows(dir)?;
-    let behind = |(_, (epoch, segments)): &(VaultRow, (Epoch, Segments))| {
-        let from = if *epoch == at.epoch { at.number } else { SegmentNo(0) };
-        segments.iter().filter(|(number, _)| *number > from).map(|(_, bytes)| bytes).sum()
+    let waiting = match at {
+        Some(at) => Some(waiting(&group, at).await?),
+        None => None,
     };
-    Ok(TargetRow {
-        state: Some(said.as_ref().map_or_else(|| GroupState::going(Some(at), false), |s| s.state.clone())),
-        epoch: at.epoch.0,
-        seq: at.seq.0,
-        segment: at.number.0,
-        time: at.time.to_string(),
-        lag_seconds: at.consistent.exists().then(|| clock::wall().since(at.consistent.time).as_secs_f64()),
-        lag_bytes: vault.map(behind),
-        points: points.len(),
-        oldest_point: points.first().map(|p| p.time.clone()),
-        newest_point: points.last().map(|p| p.time.clone()),
-        processor_seen: said.as_ref().map(|s| s.updated.to_string()),
-        vault_problem: said.and_then(|s| s.vault_problem),
-    })
+    Ok(Some((row, waiting)))
 }
 
 fn text(rows: &[GroupRow]) -> String {
@@ -198,19 +186,13 @@ fn text(rows: &[GroupRow]) -> String {
             .as_ref()
             .map_or_else(dash, |v| format!("epoch {}, {} segments, {}", v.epoch, v.segments, show_bytes(v.bytes)));
         let t = row.target.as_ref();
-        let state = t.and_then(|t| t.state.as_ref()).map_or_else(dash, |s| match s {
-            GroupState::InitialReplication => "initial replication".to_owned(),
-            GroupState::Resync => "resync".to_owned(),
-            GroupState::Overflow => "overflow".to_owned(),
-            GroupState::Following => "following".to_owned(),
-            GroupState::Idle => "idle".to_owned(),
-            GroupState::Stopped { .. } => "STOPPED".to_owned(),
-        });
-        if let Some(GroupState::Stopped { reason, at, .. }) = t.and_then(|t| t.state.as_ref()) {
-            below.push_str(&format!("\n{}: stopped at {at}: {reason}", row.group));
+        let state = t.map_or_else(dash, |t| t.word().to_owned());
+        below.extend(t.iter().flat_map(|t| t.lines()).map(|line| format!("\n{}: {line}", row.group)));
+        if let Some(problem) = &row.target_problem {
+            below.push_str(&format!("\n{}: the target cannot be read: {problem}", row.group));
         }
-        if let Some(problem) = t.and_then(|t| t.vault_problem.as_ref()) {
-            below.push_str(&format!("\n{}: the vault cannot be read: {problem}", row.group));
+        if let Some(problem) = &row.vault_problem {
+            below.push_str(&format!("\n{}: the vault cannot be asked: {problem}", row.group));
         }
         let age = t
             .and_then(|t| t.lag_seconds)
@@ -223,7 +205,10 @@ fn text(rows: &[GroupRow]) -> String {
             t.map_or_else(dash, |t| format!("{}:{}", t.epoch, t.seq)),
             age,
             t.and_then(|t| t.lag_bytes).map_or_else(dash, show_bytes),
-            t.map_or_else(dash, |t| t.points.to_string()),
+            t.map_or_else(dash, |t| match t.unusable_points {
+                0 => t.points.to_string(),
+                unusable => format!("{} ({unusable} unusable)", t.points),
+            }),
         ]);
         if let Some(s) = row.source.as_ref().filter(|s| s.resync_left_bytes > 0) {
             let left = s.resync_seconds_left.filter(|left| *left > 0).map_or_else(String::new, |left| {
