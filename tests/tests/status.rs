@@ -78,7 +78,10 @@ fn damage_in_the_undo_journal_is_said_with_the_points_that_it_spoils_and_the_oth
     let (mut site, contents) = with_marks();
     let target = site.target.display().to_string();
     let before = status(&site);
-    assert_eq!((&before["target"]["unusable_points"], &before["target"]["recoverable"]["point"]), (&0.into(), &"latest".into()));
+    assert_eq!(
+        (&before["target"]["unusable_points"], &before["target"]["recoverable"]["point"]),
+        (&0.into(), &"latest".into())
+    );
     // The last file leads back from m3 to m2.
     let files = undo_files(&site);
     flip(files.last().unwrap(), 300);
@@ -105,7 +108,19 @@ fn damage_in_the_undo_journal_is_said_with_the_points_that_it_spoils_and_the_oth
     for refused in [
         site.verb(["attach", GROUP, "--target", &target, "--point", id, "--listen", &listen]).bad(),
         site.verb(["export", GROUP, "--target", &target, "--point", id, "--output", &out]).bad(),
-        site.verb(["failover", GROUP, "--vault", &site.vault_url(), "--target", &target, "--point", id, "--listen", &listen]).bad(),
+        site.verb([
+            "failover",
+            GROUP,
+            "--vault",
+            &site.vault_url(),
+            "--target",
+            &target,
+            "--point",
+            id,
+            "--listen",
+            &listen,
+        ])
+        .bad(),
     ] {
         assert!(refused.err.contains(&format!("point {id}")) && refused.err.contains("unusable"), "{}", refused.err);
     }

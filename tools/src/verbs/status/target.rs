@@ -105,7 +105,9 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
     let said = GroupStatus::read(dir).ok().flatten();
     let Some(at) = window::position(dir)? else {
         return match said.map(|said| said.state) {
-            Some(GroupState::Stopped { reason, .. }) => bail!("nothing was replayed yet, and replay has stopped: {reason}"),
+            Some(GroupState::Stopped { reason, .. }) => {
+                bail!("nothing was replayed yet, and replay has stopped: {reason}")
+            }
             _ => Ok(None),
         };
     };
