@@ -193,9 +193,10 @@ impl GroupError {
             Self::Target(e) => e.path().display().to_string(),
             Self::Vault(e) => match e {
                 VaultError::Damaged { key, .. } | VaultError::Version { key, .. } => key.clone(),
-                VaultError::NotAVault { url } | VaultError::AlreadyAVault { url } | VaultError::BadUrl { url, .. } => {
-                    url.clone()
-                }
+                VaultError::NotAVault { url }
+                | VaultError::AlreadyAVault { url }
+                | VaultError::OtherVault { url, .. }
+                | VaultError::BadUrl { url, .. } => url.clone(),
                 VaultError::Unreachable { what, .. } | VaultError::Refused { what, .. } => what.clone(),
             },
         }

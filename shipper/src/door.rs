@@ -7,6 +7,8 @@ use farshore_vault::retry::RetryPolicy;
 use farshore_vault::{GroupVault, Vault, VaultError};
 use tokio::sync::OnceCell;
 
+use crate::state::SourceEpoch;
+
 /// Where the vault comes from.
 #[derive(Debug, Clone)]
 pub enum VaultSource {
@@ -22,22 +24,33 @@ pub struct Door {
     source: VaultSource,
     opened: OnceCell<Vault>,
     group: GroupName,
+    /// The id of the vault that the group ships to, once that is noted.
+    expected: Option<String>,
     /// The vault has confirmed our epoch: it was there once.
     known: AtomicBool,
 }
 
 impl Door {
-    /// To the part of `group`. `known`: the group has shipped to this vault.
+    /// To the part of the group that works in this epoch.
     #[must_use]
-    pub fn new(source: VaultSource, group: &GroupName, known: bool) -> Self {
-        Self { source, opened: OnceCell::new(), group: group.clone(), known: AtomicBool::new(known) }
+    pub fn new(source: VaultSource, epoch: &SourceEpoch) -> Self {
+        let (group, expected, known) = (epoch.group.clone(), epoch.vault.clone(), AtomicBool::new(epoch.opened));
+        Self { source, opened: OnceCell::new(), group, expected, known }
     }
 
     /// The group's part of the vault, opened at first use. Its operations are tried once: the waits are the caller's.
     ///
     /// # Errors
-    /// Those of [`Vault::open_with`].
+    /// Those of [`Vault::open_with`]; [`VaultError::OtherVault`].
     pub async fn group(&self) -> Result<GroupVault, VaultError> {
+        Ok(self.vault().await?.group(&self.group))
+    }
+
+    /// The vault.
+    ///
+    /// # Errors
+    /// As [`Door::group`].
+    pub async fn vault(&self) -> Result<&Vault, VaultError> {
         let vault = match &self.source {
             VaultSource::Open(vault) => vault,
             VaultSource::Url(url) => {
@@ -50,7 +63,8 @@ impl Door {
                     .await?
             }
         };
-        Ok(vault.group(&self.group))
+        self.expected.as_deref().map_or(Ok(()), |wanted| vault.expect_id(wanted))?;
+        Ok(vault)
     }
 
     /// The vault has confirmed our epoch.
@@ -66,6 +80,7 @@ impl Door {
             VaultError::Unreachable { .. } | VaultError::Refused { .. } => true,
             VaultError::NotAVault { .. } => self.known.load(Ordering::Acquire),
             VaultError::AlreadyAVault { .. }
+            | VaultError::OtherVault { .. }
             | VaultError::Version { .. }
             | VaultError::Damaged { .. }
             | VaultError::BadUrl { .. } => false,

@@ -12,6 +12,7 @@ fn source(epoch: u64, opened: bool) -> SourceEpoch {
         nonce: Nonce([1; 16]),
         created: jiff::Timestamp::UNIX_EPOCH,
         disks: vec![EpochDisk { name: DiskName::new("vda").unwrap(), size_bytes: 1 << 20 }],
+        vault: None,
         opened,
         clean: false,
     }

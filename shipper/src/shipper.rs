@@ -97,7 +97,7 @@ impl Shipper {
         if !fenced {
             let (sender, segments) = unbounded_channel();
             queue = Some(sender);
-            let door = Arc::new(Door::new(vault, &config.group, source.opened));
+            let door = Arc::new(Door::new(vault, &source));
             let looks = Looks::new(
                 Arc::clone(&door),
                 Arc::clone(&voice),

@@ -39,6 +39,9 @@ pub struct SourceEpoch {
     pub created: jiff::Timestamp,
     /// The group's disks in index order.
     pub disks: Vec<EpochDisk>,
+    /// The id of the vault that it was opened in. Set by the shipper; from then on no other vault is taken for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
     /// The vault has confirmed that it is ours, and the one before is sealed. Set by the shipper.
     pub opened: bool,
     /// The last agent ended in order. Set by the agent.
@@ -242,6 +245,7 @@ mod tests {
             nonce: Nonce([7; 16]),
             created: "2026-01-02T03:04:05Z".parse().unwrap(),
             disks: vec![EpochDisk { name: DiskName::new("vda").unwrap(), size_bytes: 1 << 30 }],
+            vault: None,
             opened: false,
             clean: true,
         }

@@ -107,7 +107,9 @@ impl Uploads {
             );
             return Err(ShipError::State { path: self.state.path("epoch.json"), what });
         }
-        let note = |this: &mut Self| this.spool.note(|| this.state.update_epoch(|noted| noted.opened = true));
+        let vault = self.door.vault().await?.id().to_owned();
+        let opened = |noted: &mut SourceEpoch| (noted.opened, noted.vault) = (true, Some(vault.clone()));
+        let note = |this: &mut Self| this.spool.note(|| this.state.update_epoch(opened));
         self.source = self.of_disk(note).await?;
         self.door.set_known();
         tracing::info!(epoch = self.source.epoch.0, reason = ?self.source.reason, "epoch opened");

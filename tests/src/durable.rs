@@ -63,6 +63,15 @@ pub fn ring_lanes(ring: &Path) -> u64 {
     u64_at(ring, RING_LANE_COUNT) & u64::from(u32::MAX)
 }
 
+/// Payload bytes of each lane of a ring.
+///
+/// # Panics
+/// When the ring cannot be read.
+#[must_use]
+pub fn ring_payload_bytes(ring: &Path) -> u64 {
+    u64_at(ring, RING_PAYLOAD_BYTES)
+}
+
 /// Slots of a lane that are reserved and not freed (head less tail).
 ///
 /// # Panics

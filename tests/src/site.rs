@@ -165,6 +165,15 @@ impl Site {
         site
     }
 
+    /// Writes the configuration anew, with these lines before its disks; where they say again what a site says, they count.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn reconfigure(&mut self, lines: &str) {
+        self.spec.config = lines.to_owned();
+        self.write_config();
+    }
+
     /// Writes the configuration anew, from the spec and the disks as they are now.
     ///
     /// # Panics

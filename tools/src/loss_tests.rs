@@ -62,7 +62,18 @@ impl Source {
         let url = format!("file://{}", dir.path().join("vault").display());
         let vault = block_on(Vault::init(&url)).unwrap().unwrap().group(&config.group);
         let EpochObject { group, epoch, parent, reason, nonce, created, disks } = self::epoch(1, Reason::FirstStart);
-        let noted = SourceEpoch { group, epoch, parent, reason, nonce, created, disks, opened: true, clean: false };
+        let noted = SourceEpoch {
+            group,
+            epoch,
+            parent,
+            reason,
+            nonce,
+            created,
+            disks,
+            vault: None,
+            opened: true,
+            clean: false,
+        };
         let state = SourceState::new(&config.state_dir);
         state.set_epoch(&noted).unwrap();
         let watermark = Watermark { epoch: Epoch(1), number: SegmentNo(1), hash: Hash::ZERO, last_seq: Seq(10) };

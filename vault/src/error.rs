@@ -28,6 +28,16 @@ pub enum VaultError {
         /// The URL that was opened.
         url: String,
     },
+    /// Another vault lies under this URL than the one that the group belongs to.
+    #[error("{url} is another vault ({found}) than the one that the group ships to ({wanted})")]
+    OtherVault {
+        /// The URL.
+        url: String,
+        /// The id that was found.
+        found: String,
+        /// The id that was noted.
+        wanted: String,
+    },
     /// `init` found a vault under this URL. It is left as it is and can be used.
     #[error("{url} is a vault already; it was left as it is and is ready for use")]
     AlreadyAVault {

@@ -118,6 +118,21 @@ impl Vault {
         &self.id
     }
 
+    /// Proves that it is the vault with this id.
+    ///
+    /// # Errors
+    /// [`VaultError::OtherVault`].
+    pub fn expect_id(&self, wanted: &str) -> Result<(), VaultError> {
+        if self.id() == wanted {
+            return Ok(());
+        }
+        Err(VaultError::OtherVault {
+            url: self.url().to_owned(),
+            found: self.id().to_owned(),
+            wanted: wanted.to_owned(),
+        })
+    }
+
     /// Its URL in one form (absolute, no slash at the end).
     #[must_use]
     pub fn url(&self) -> &str {

@@ -46,6 +46,7 @@ pub fn noted(epoch: u64) -> SourceEpoch {
         nonce: Nonce::random(),
         created: clock::wall().timestamp(),
         disks: vec![disk("vda"), disk("vdb")],
+        vault: None,
         opened: false,
         clean: false,
     }

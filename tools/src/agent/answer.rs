@@ -105,10 +105,13 @@ impl Answers {
             ShipperState::SpoolFailed => "spool failed",
             ShipperState::SegmentLost => "a spooled segment is lost: `farshore resync --full` is needed",
         };
+        let shipper_stopped = matches!(ring.shipper_state(), ShipperState::Stopped | ShipperState::SegmentLost);
         let state = if disks.iter().any(|d| d.sync_failed) {
             "disk failed"
         } else if shipper == "fenced" {
             "fenced"
+        } else if shipper_stopped {
+            "shipper stopped"
         } else if resync.phase == Phase::Overflow {
             "overflow"
         } else if resync.in_progress {

@@ -71,7 +71,8 @@ pub struct AgentStatus {
     pub group: String,
     /// Its current epoch.
     pub epoch: u64,
-    /// `protected`, `initial replication`, `resync`, `overflow`, `throttled`, `fenced`, or `disk failed`.
+    /// `protected`, `initial replication`, `resync`, `overflow`, `throttled`, `shipper stopped`, `fenced`, or
+    /// `disk failed`.
     pub state: String,
     /// How disk and socket I/O is done.
     pub engine: String,

@@ -80,6 +80,16 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
         super::start::wait_for_old_shipper(config)?;
     }
     let noted = state.epoch()?;
+    if let Some(other) = noted.as_ref().filter(|noted| noted.group != config.group) {
+        return Err(fail(format!(
+            "{} is the state of group {}, not of {}",
+            config.state_dir.display(),
+            other.group,
+            config.group
+        ))
+        .next("give each group a state_dir of its own, or correct group in the configuration")
+        .into());
+    }
     if let (Some(noted), false) = (&noted, adopt) {
         return Ok(Enabled { epoch: noted.epoch, new: false });
     }
@@ -113,6 +123,7 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
         nonce: Nonce::random(),
         created: clock::wall().timestamp(),
         disks: table(disks),
+        vault: None,
         opened: false,
         clean: false,
     };

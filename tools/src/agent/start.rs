@@ -63,7 +63,7 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     let mut noted = noted_epoch(&state)?;
     let grown = same_disks(config, &noted, &disks)?;
     if noted.clean {
-        refuse_other_vault(config)?;
+        refuse_other_vault(config, noted.vault.as_deref())?;
     }
     let changed = stamp::changed(&config.state_dir, &disks)?;
 
@@ -133,11 +133,17 @@ fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<
     Ok(())
 }
 
-/// At an orderly start somebody is there to mend a vault of another version. After a crash the disk is served all the same, as
+/// At an orderly start somebody is there to mend another vault, or one of another version. After a crash the disk is served all the same, as
 /// it is when the vault does not answer: the shipper says what is wrong, and the log waits.
-fn refuse_other_vault(config: &Config) -> Result<()> {
+fn refuse_other_vault(config: &Config, noted: Option<&str>) -> Result<()> {
     let asked = block_on(async { tokio::time::timeout(VAULT_LOOK_MAX, Vault::open(&config.vault)).await })?;
-    match asked {
+    let proved = asked.map(|opened| opened.and_then(|vault| noted.map_or(Ok(()), |id| vault.expect_id(id))));
+    match proved {
+        Ok(Err(e @ VaultError::OtherVault { .. })) => Err(e).next(format!(
+            "correct vault in the configuration; or, if the group is to go on in that vault, begin a new epoch that copies every disk \
+             again: farshore enable --adopt {}",
+            config.path.display()
+        )),
         Ok(Err(e @ (VaultError::Version { .. } | VaultError::BadUrl { .. }))) => Err(e).what(
             format!("the vault {} cannot be used", config.vault),
             "use the farshore that wrote it, or correct vault in the configuration",

@@ -37,6 +37,7 @@ fn noted() -> SourceEpoch {
             EpochDisk { name: disk("vda"), size_bytes: 1 << 30 },
             EpochDisk { name: disk("vdb"), size_bytes: 512 },
         ],
+        vault: None,
         opened: true,
         clean: false,
     }
