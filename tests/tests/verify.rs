@@ -129,6 +129,10 @@ fn an_image_that_rots_at_rest_is_found_named_and_repaired_from_the_source_while_
     let listed = points(&site);
     assert!(row(&listed, "before")["differs"][0].as_str().unwrap().contains("vda"), "{listed}");
     assert!(row(&listed, "after")["differs"].as_array().unwrap().is_empty(), "{listed}");
+    let (target, out) = (site.target.display().to_string(), site.path("exported").display().to_string());
+    let id = id.as_str().unwrap();
+    let exported = site.verb(["export", GROUP, "--target", &target, "--point", id, "--output", &out, "--json"]).good();
+    assert!(exported.json()["point"]["differs"][0].as_str().unwrap().contains("differed from the source"));
     assert_eq!(compare(&site, &[]).good().json()["differing"], 0);
     site.stop_agent();
     let newest = durable::standing(&site.target.join(GROUP).join("position")).unwrap().position;

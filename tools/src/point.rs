@@ -7,11 +7,13 @@ use anyhow::Result;
 use farshore_capture::server::Listen;
 use farshore_changelog::ids::GroupName;
 use farshore_processor::resolve::{PointSpec, Resolved};
+use farshore_processor::target::GroupDir;
 use farshore_processor::view::{PointView, ReadDisk};
 use serde::Serialize;
 
 use crate::failure::Next;
 use crate::units::show_bytes;
+use crate::verbs::verify::against_source::differing;
 use crate::view_export::{NamedDisk, uri};
 
 /// Which point of which group.
@@ -56,6 +58,8 @@ pub struct PointShown {
     pub time: String,
     /// What was asked for, when that was rounded down to this.
     pub rounded_from: Option<String>,
+    /// What of it differed from the source when they were compared.
+    pub differs: Vec<String>,
 }
 
 /// An exported disk, as it is printed.
@@ -89,11 +93,13 @@ impl DiskShown {
 }
 
 impl PointShown {
-    /// Prepares a point for printing.
+    /// Prepares a point of a group's folder for printing.
     #[must_use]
-    pub fn of(point: &Resolved) -> Self {
+    pub fn of(dir: &GroupDir, group: &GroupName, point: &Resolved) -> Self {
         let tag = point.point.as_ref();
+        let differs = differing(dir, group, &[point.undo_end]);
         Self {
+            differs: differs.into_iter().map(|(_, story)| story).collect(),
             id: tag.map(|t| PointSpec::Id(t.id).to_string()),
             name: tag.and_then(|t| t.mark.clone()),
             epoch: point.position.epoch.0,
@@ -115,6 +121,9 @@ impl PointShown {
         }
         if let Some(asked) = &self.rounded_from {
             line.push_str(&format!(" (rounded down from {asked})"));
+        }
+        for story in &self.differs {
+            line.push_str(&format!("; BUT {story}"));
         }
         line
     }

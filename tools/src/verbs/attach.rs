@@ -45,7 +45,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let names: Vec<_> = view.disks().iter().map(|d| d.name().clone()).collect();
     let disks: Vec<NamedDisk> = names.into_iter().zip(view.private_disks()?).collect();
     let shown = DiskShown::all(&disks, &listen);
-    let point = PointShown::of(view.point());
+    let point = PointShown::of(view.dir(), view.group(), view.point());
     let server = serve(disks, &listen, &point.line())?;
     let served =
         Served { group: args.which.group.to_string(), point, disks: shown, seconds: started.elapsed().as_secs_f64() };

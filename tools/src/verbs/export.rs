@@ -96,7 +96,11 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         };
         files.push(one(&disk, &path, format, args.force, out)?);
     }
-    let exported = Exported { group: args.which.group.to_string(), point: PointShown::of(view.point()), files };
+    let exported = Exported {
+        group: args.which.group.to_string(),
+        point: PointShown::of(view.dir(), view.group(), view.point()),
+        files,
+    };
     out.print(&exported, |e| {
         let mut text = format!("{}\n", e.point.line());
         for f in &e.files {

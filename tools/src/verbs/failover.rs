@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use farshore_capture::server::Listen;
 use farshore_processor::failover::{self, DEFAULT_NAME, Progress, Request, failover};
+use farshore_processor::target::GroupDir;
 use farshore_vault::Vault;
 use serde::Serialize;
 
@@ -83,7 +84,8 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     .next("see the cause; the same command goes on where it stopped")?;
     let disks: Vec<NamedDisk> = done.disks.into_iter().map(|d| (d.base().name().clone(), d)).collect();
     let shown = DiskShown::all(&disks, &listen);
-    let point = PointShown::of(&done.point);
+    let dir = GroupDir::new(&args.which.target, &args.which.group);
+    let point = PointShown::of(&dir, &args.which.group, &done.point);
     let server = serve(disks, &listen, &point.line())?;
     let served = Served {
         group: args.which.group.to_string(),

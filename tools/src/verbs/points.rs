@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::failure::fail;
 use crate::output::{Output, table};
 use crate::units::show_duration;
-use crate::verbs::verify::against_source::suspect_points;
+use crate::verbs::verify::against_source::differing;
 
 /// Arguments of `points`.
 #[derive(Debug, clap::Args)]
@@ -55,16 +55,15 @@ pub struct PointRow {
 }
 
 impl PointRow {
-    fn of(point: &Point, known: &[Damage], suspects: &[(String, String)]) -> Self {
-        let id = format!("{POINT_ID_PREFIX}{}", point.id);
+    fn of(point: &Point, known: &[Damage], differs: Vec<String>) -> Self {
         let spoilt = damage::in_the_way(known, point.undo_end);
         let (kind, name) = match &point.kind {
             PointKind::Periodic => ("periodic", None),
             PointKind::Mark(name) => ("mark", Some(name.clone())),
         };
         Self {
-            differs: suspects.iter().filter(|(of, _)| *of == id).map(|(_, story)| story.clone()).collect(),
-            id,
+            differs,
+            id: format!("{POINT_ID_PREFIX}{}", point.id),
             time: point.time.to_string(),
             kind,
             name,
@@ -106,9 +105,12 @@ pub fn group_dir(target: &Path, group: &GroupName) -> Result<GroupDir> {
 /// When the target cannot be read.
 pub fn rows(dir: &GroupDir) -> Result<Vec<PointRow>> {
     let Some(standing) = ReplayPosition::read(&dir.position())? else { return Ok(Vec::new()) };
-    let (known, suspects) = (damage::known(&dir.undo())?, suspect_points(dir, &standing.group)?);
+    let known = damage::known(&dir.undo())?;
     let points = points::counting(&dir.points(), &standing)?;
-    Ok(points.iter().map(|point| PointRow::of(point, &known, &suspects)).collect())
+    let undo_ends: Vec<u64> = points.iter().map(|point| point.undo_end).collect();
+    let differing = differing(dir, &standing.group, &undo_ends);
+    let of = |place: usize| differing.iter().filter(|(at, _)| *at == place).map(|(_, story)| story.clone()).collect();
+    Ok(points.iter().enumerate().map(|(place, point)| PointRow::of(point, &known, of(place))).collect())
 }
 
 /// Prints the points.

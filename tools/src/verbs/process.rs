@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use farshore_changelog::hashes::check_unit_bytes;
 use farshore_processor::gap::GAP_PATIENCE;
+use farshore_processor::group::backlog::ALARM_BYTES;
 use farshore_processor::hashes::UNIT_BYTES;
 use farshore_processor::processor::{POINT_INTERVAL, POLL};
 use farshore_processor::retention::{MAX_AGE, MAX_POINTS};
@@ -50,6 +51,9 @@ pub struct Args {
     /// How long a segment may be missing while later ones are there, before its group stops [default: 60s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     gap_patience: Option<Duration>,
+    /// How much of a group's log may wait in the vault, not replayed, before that is an alarm.
+    #[arg(long, value_name = "SIZE", default_value_t = bytesize::ByteSize(ALARM_BYTES))]
+    backlog_alarm: bytesize::ByteSize,
     /// Unit of the hashes of the images that spare a resync what the target has, a power of two from 64KiB to 64MiB.
     #[arg(long, value_name = "SIZE", default_value_t = bytesize::ByteSize(u64::from(UNIT_BYTES)))]
     hash_unit: bytesize::ByteSize,
@@ -77,6 +81,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         max_points: args.max_points,
         poll: args.poll.unwrap_or(POLL),
         gap_patience: args.gap_patience.unwrap_or(GAP_PATIENCE),
+        backlog_alarm_bytes: args.backlog_alarm.as_u64(),
         hash_unit_bytes: u32::try_from(args.hash_unit.as_u64()).unwrap_or(u32::MAX),
         ..ProcessorConfig::new(args.vault.clone(), args.target.clone())
     };

@@ -112,8 +112,8 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
         };
     };
     let points = points::rows(dir)?;
-    let known = damage::known(&dir.undo())?;
-    let spoilt = at.consistent.exists().then(|| damage::in_the_way(&known, at.consistent.undo_end)).flatten();
+    let damage = damage::known(&dir.undo())?;
+    let spoilt = at.consistent.exists().then(|| damage::in_the_way(&damage, at.consistent.undo_end)).flatten();
     let recoverable = match spoilt {
         None => latest(&at),
         Some(_) => points.iter().rev().find(|point| point.usable).map(of_point),
@@ -122,6 +122,7 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
     let ahead = at.time.since(now.plus(AHEAD_MAX));
     let silent =
         said.as_ref().map(|said| now.since(UnixMicros::from(said.updated))).filter(|silent| *silent > WORD_MAX);
+    let known = Comparison::read(dir);
     let mut row = TargetRow {
         state: Some(said.as_ref().map_or_else(|| GroupState::going(Some(&at), false), |s| s.state.clone())),
         epoch: at.epoch.0,
@@ -143,7 +144,7 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
         differing_points: points.iter().filter(|point| !point.differs.is_empty()).count(),
         oldest_point: points.first().map(|p| p.time.clone()),
         newest_point: points.last().map(|p| p.time.clone()),
-        compared: compared(dir)?,
+        compared: known.as_ref().ok().and_then(compared),
         failovers: failovers(dir)?,
         source_clock_ahead_seconds: (!ahead.is_zero()).then(|| at.time.since(now).as_secs_f64()),
         processor_seen: said.as_ref().map(|s| s.updated.to_string()),
@@ -152,6 +153,9 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
         advice: Vec::new(),
     };
     row.advice = advice(group, dir, &row);
+    if let Err(e) = known {
+        row.advice.push(format!("what was compared with the source cannot be read ({e}): verify it anew"));
+    }
     Ok(Some(row))
 }
 
@@ -188,17 +192,16 @@ fn backlog_alarm(said: Option<&GroupStatus>, waiting: Option<&Waiting>) -> Optio
     Some(format!("{} wait in the vault, {why}: retention keeps what is not replayed", show_bytes(bytes)))
 }
 
-fn compared(dir: &GroupDir) -> Result<Option<Compared>> {
-    let known = Comparison::read(dir)?;
+fn compared(known: &Comparison) -> Option<Compared> {
     let not_repaired = known.open().count() as u64 + known.more;
-    Ok(known.last.map(|last| Compared {
+    known.last.map(|last| Compared {
         request: last.request,
         time: last.time.to_string(),
         regions: last.counts.regions,
         differing: last.counts.differing,
         skipped: last.counts.skipped,
         not_repaired,
-    }))
+    })
 }
 
 fn failovers(dir: &GroupDir) -> Result<Vec<FailedOver>> {

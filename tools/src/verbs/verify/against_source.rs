@@ -259,6 +259,32 @@ fn ranges(dir: &GroupDir, group: &GroupName, known: &Comparison) -> Result<Vec<R
     Ok(shown.collect())
 }
 
+/// Which of the positions with these `undo_end`s hold a range that differed, by their place in the list, with the story. Where
+/// that cannot be read, it is the story of each: nobody is kept from a point by that.
+#[must_use]
+pub fn differing(dir: &GroupDir, group: &GroupName, undo_ends: &[u64]) -> Vec<(usize, String)> {
+    known_to_differ(dir, group, undo_ends).unwrap_or_else(|e| {
+        let story = format!("what differed from the source cannot be read: {e:#}");
+        (0..undo_ends.len()).map(|place| (place, story.clone())).collect()
+    })
+}
+
+fn known_to_differ(dir: &GroupDir, group: &GroupName, undo_ends: &[u64]) -> Result<Vec<(usize, String)>> {
+    let known = Comparison::read(dir)?;
+    if known.mismatches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(at) = ReplayPosition::read(&dir.position())? else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for (mismatch, holds) in known.mismatches.iter().zip(suspects(&dir.undo(), group, &known.mismatches)?) {
+        let (len, start, disk) = (mismatch.range.len(), mismatch.range.start, disk_name(dir, &at, mismatch));
+        let story = format!("{len} bytes at {start} of disk {disk} differed from the source when they were compared");
+        let holding = undo_ends.iter().enumerate().filter(|(_, undo_end)| holds.holds(**undo_end));
+        found.extend(holding.map(|(place, _)| (place, story.clone())));
+    }
+    Ok(found)
+}
+
 fn disk_name(dir: &GroupDir, at: &ReplayPosition, mismatch: &Mismatch) -> String {
     let origin = Origin::read(dir).ok().flatten();
     let disks = origin.as_ref().map(|origin| origin.disks_at(at.epoch));
@@ -289,25 +315,6 @@ fn text(compared: &Compared) -> String {
         text.push_str(&format!("  and {} more, beyond the {MISMATCHES_MAX} that are kept\n", compared.more));
     }
     text
-}
-
-/// Of the points of a group those that hold a range that differed, with the story; for `points` and `status`.
-///
-/// # Errors
-/// When the target cannot be read.
-pub fn suspect_points(dir: &GroupDir, group: &GroupName) -> Result<Vec<(String, String)>> {
-    let known = Comparison::read(dir)?;
-    if known.mismatches.is_empty() {
-        return Ok(Vec::new());
-    }
-    let story = |range: &RangeShown| {
-        format!(
-            "{} bytes at {} of disk {} differed from the source when they were compared",
-            range.len, range.offset, range.disk
-        )
-    };
-    let ranges = ranges(dir, group, &known)?;
-    Ok(ranges.iter().flat_map(|range| range.points.iter().map(move |point| (point.clone(), story(range)))).collect())
 }
 
 #[cfg(test)]
