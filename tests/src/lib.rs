@@ -5,6 +5,7 @@
 //! - [`deps`]: programs the tests need, installed when missing
 //! - [`process`]: child processes with captured output and deadlines
 //! - [`site`]: a source, a vault and a target in a folder of their own, and the verbs run on them
+//! - [`protected`]: a site that is protected, a load that verifies, and what no fault may break
 //! - [`durable`]: the ring's header, a target's position and the vault's segments, read at their documented offsets
 //! - [`guest`] and [`initrd`]: a Linux guest in QEMU that boots in seconds and runs one script
 //! - [`guest_script`]: what those scripts have in common
@@ -13,6 +14,7 @@
 //! - [`fio`], [`nbdsh`]: loads and probes by foreign programs
 //! - [`vm_disk`]: an export behind QEMU's own client, which waits for a server that is away
 //! - [`log_watch`]: what a group's log says, as it grows
+//! - [`memory_limit`]: a control group for one process
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
 //! - [`stretches`]: a vault with something to damage and a point before it that must stay good
@@ -30,9 +32,11 @@ pub mod guest;
 pub mod guest_script;
 pub mod initrd;
 pub mod log_watch;
+pub mod memory_limit;
 pub mod nbdsh;
 pub mod pattern;
 pub mod process;
+pub mod protected;
 pub mod root;
 pub mod rounds;
 pub mod site;

@@ -4,20 +4,18 @@
 use std::time::Duration;
 
 use farshore_changelog::clock;
-use farshore_changelog::ids::Epoch;
 use farshore_changelog::op::Op;
-use farshore_tests::fio::Job;
 use farshore_tests::log_watch::LogWatch;
 use farshore_tests::pattern::Rng;
-use farshore_tests::process::Process;
+use farshore_tests::protected::{assert_good, verified_load};
 use farshore_tests::rounds;
-use farshore_tests::site::{GROUP, Site, SiteSpec};
+use farshore_tests::site::{Site, SiteSpec};
 use farshore_tests::vm_disk::VmDisk;
 
 const DISK_BYTES: u64 = 48 << 20;
 /// Rounds in `make test`.
 const ROUNDS: u32 = 10;
-/// What fio writes, and reads back, in one round.
+/// What fio writes and reads back, twice a round.
 const ROUND_BYTES: u64 = 12 << 20;
 /// About how many operations that makes.
 const ROUND_OPS: u64 = 2800;
@@ -28,8 +26,6 @@ const ANY_TIME_IN: u64 = 4;
 const FIRST_KILL_MAX_MS: u64 = 1200;
 /// The longest between two kills or starts of one round.
 const BETWEEN_MAX_MS: u64 = 60;
-/// The longest one fio may take on a busy machine.
-const FIO_MAX: Duration = Duration::from_secs(300);
 /// In one of so many rounds in which the agent dies the VM dies with it: nobody repeats what was in flight.
 const VM_DIES_IN: u64 = 2;
 /// So many killed agents have met writes in flight, whatever the machine's mood.
@@ -55,25 +51,6 @@ fn victims(rng: &mut Rng) -> Vec<Victim> {
         all.swap(last, rng.below(last as u64 + 1) as usize);
     }
     all
-}
-
-/// fio on a stretch of the disk, in requests of any size: it writes, reads everything back, and does so again.
-fn load(vm: &VmDisk, rng: &mut Rng) -> Process {
-    let offset = rng.below((DISK_BYTES - ROUND_BYTES) >> 16) << 16;
-    Job::on(&vm.socket, &vm.export)
-        .with("rw=randwrite")
-        .with("bsrange=512-16k")
-        .with("blockalign=512")
-        .with(&format!("offset={offset}"))
-        .with(&format!("size={ROUND_BYTES}"))
-        .with("iodepth=16")
-        .with("loops=2")
-        .with("fsync=32")
-        .with("verify=crc32c")
-        .with("verify_fatal=1")
-        .with("do_verify=1")
-        .with(&format!("randseed={}", rng.below(1 << 30)))
-        .start()
 }
 
 fn pause(rng: &mut Rng, max_ms: u64) {
@@ -109,36 +86,21 @@ fn start(site: &mut Site, victim: Victim) {
     }
 }
 
-/// The same epoch, and no resync but the first.
-fn assert_nothing_is_copied_again(site: &Site, log: &mut LogWatch) {
-    assert_eq!(site.newest().epoch, Epoch(1), "a crash of a process does not open an epoch");
-    let second = site.vault.join(format!("groups/{GROUP}/to-source/epochs/0000000002.json"));
-    assert!(!second.exists(), "an epoch was opened");
-    assert!(log.look(site).ops(Op::ResyncBegin) <= 1, "the disk was copied again");
-    assert_eq!(site.agent_status()["state"], "protected");
-}
-
-fn assert_caught_up_and_equal(site: &mut Site) {
-    let newest = site.newest();
-    site.wait_shipped(newest);
-    site.wait_replayed(newest);
-    site.assert_equal();
-}
-
 #[test]
 fn kills_at_any_moment_lose_nothing_copy_nothing_again_and_are_a_pause_to_the_vm() {
     let rounds = rounds::count("FARSHORE_KILL_ROUNDS", ROUNDS);
     let mut rng = rounds::chance();
-    let mut site =
-        Site::new(SiteSpec { disks: vec![DISK_BYTES], config: "ring_size = \"96MiB\"".into(), ..SiteSpec::default() });
-    site.start_agent();
-    site.start_processor();
-    site.wait_protected();
+    let mut site = Site::protected(SiteSpec {
+        disks: vec![DISK_BYTES],
+        config: "ring_size = \"96MiB\"".into(),
+        ..SiteSpec::default()
+    });
     let mut vm = VmDisk::attach(&site, 0);
     let mut log = LogWatch::of(1);
     let mut agents_killed = 0;
     for round in 1..=rounds {
-        let mut fio = load(&vm, &mut rng);
+        let offset = rng.below((DISK_BYTES - ROUND_BYTES) >> 16) << 16;
+        let mut fio = verified_load(&vm, offset, ROUND_BYTES, 2, rng.below(1 << 30));
         moment(&site, &mut rng);
         let victims = victims(&mut rng);
         let agent_dies = victims.contains(&Victim::Agent);
@@ -159,16 +121,15 @@ fn kills_at_any_moment_lose_nothing_copy_nothing_again_and_are_a_pause_to_the_vm
         }
         if vm_dies {
             // Before anything is written that would hide what is missing.
-            assert_caught_up_and_equal(&mut site);
+            site.assert_catches_up();
             vm = VmDisk::attach(&site, 0);
         } else {
-            let status = fio.wait(FIO_MAX);
-            assert!(status.success(), "fio read what was not written, or an error: {status}\n{}", fio.tail());
+            assert_good(fio);
         }
-        assert_nothing_is_copied_again(&site, &mut log);
+        site.assert_nothing_is_copied_again(&mut log);
     }
-    assert_caught_up_and_equal(&mut site);
-    assert_nothing_is_copied_again(&site, &mut log);
+    site.assert_catches_up();
+    site.assert_nothing_is_copied_again(&mut log);
     let log = log.look(&site);
     println!("{agents_killed} agents were killed, and their successors found {} operations in flight", log.reread());
     assert_eq!(log.ops(Op::ResyncBegin), log.ops(Op::ResyncEnd));
@@ -177,7 +138,5 @@ fn kills_at_any_moment_lose_nothing_copy_nothing_again_and_are_a_pause_to_the_vm
         "no kill met a write in flight: this run has shown nothing"
     );
     vm.assert_alive();
-    site.stop_agent();
-    assert!(site.stop_processor().success());
-    let _ = site.verb(["verify", "--vault", &site.vault_url(), "--target", &site.target.display().to_string()]).good();
+    site.end_and_verify();
 }
