@@ -50,19 +50,6 @@ fn a_disk_that_has_shrunk_is_refused_and_nothing_else_happens_to_it() {
 }
 
 #[test]
-fn a_second_agent_of_a_group_is_refused_and_the_first_goes_on() {
-    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
-    site.start_agent();
-    site.wait_protected();
-    write_random(&site, 1, 5, 50_000);
-    refused(run_agent(&site), &[GROUP]);
-    write_random(&site, 2, 5, 50_000);
-    site.stop_agent();
-    let _ = site.process_once().good();
-    site.assert_equal();
-}
-
-#[test]
 fn a_vault_of_another_version_is_refused_by_every_verb() {
     let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
     site.start_agent();

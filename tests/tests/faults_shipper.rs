@@ -69,7 +69,8 @@ fn a_shipper_that_is_killed_for_want_of_memory_is_started_again_and_nothing_is_l
         let pid = site.signal_shipper(Signal::SIGCONT);
         assert!(limit.hold(pid), "the shipper was gone before it was limited");
         assert_good(verified_load(&vm, kills * LOAD_BYTES, LOAD_BYTES, 1, kills));
-        site.agent().wait_until("death of a shipper for want of memory", VERB_MAX, || (limit.kills() > kills).then_some(()));
+        site.agent()
+            .wait_until("death of a shipper for want of memory", VERB_MAX, || (limit.kills() > kills).then_some(()));
         kills = limit.kills();
     }
     // The next shipper may have what it needs.
