@@ -11,7 +11,7 @@ use farshore_tests::site::{GROUP, Site, SiteSpec, VERB_MAX};
 use farshore_tests::vm_disk::VmDisk;
 
 const DISK_BYTES: u64 = 48 << 20;
-/// What fio writes, four times, beside the attempt.
+/// What fio writes, twice, beside the attempt.
 const LOAD_BYTES: u64 = 8 << 20;
 
 /// Lets a second one try while the first works, and shows that the first did not notice.
@@ -21,7 +21,7 @@ fn refused_under_load(words: &[&str], second: impl FnOnce(&Site) -> Finished) {
     let mut log = LogWatch::of(1);
     // The first has begun: a processor takes a target's lock with the group's first segment.
     site.assert_catches_up();
-    let fio = verified_load(&vm, 0, LOAD_BYTES, 4, 1);
+    let fio = verified_load(&vm, 0, LOAD_BYTES, 2, 1);
     let said = second(&site).bad();
     for word in words {
         assert!(said.err.contains(word), "{word:?} is not in: {}", said.err);
