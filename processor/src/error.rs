@@ -59,6 +59,18 @@ pub enum TargetError {
         /// The file.
         path: PathBuf,
     },
+    /// What must be rolled back cannot be: the images are those of no position.
+    #[error(
+        "{undo} is damaged at journal offset {at}: {what}; what replay had begun there cannot be undone. Restore it, and the group goes on by itself; else ask the source for everything again, and the points before are lost: farshore resync GROUP --full"
+    )]
+    NoWayBack {
+        /// The folder of the undo journal.
+        undo: PathBuf,
+        /// The journal offset.
+        at: u64,
+        /// What is wrong.
+        what: String,
+    },
     /// Another process works on the folder.
     #[error("{path} is locked: another process replays this group (a failover does); once it ends this one goes on")]
     Locked {
@@ -93,6 +105,7 @@ impl TargetError {
             | Self::Version { path, .. }
             | Self::Refused { path, .. }
             | Self::Gone { path }
+            | Self::NoWayBack { undo: path, .. }
             | Self::Locked { path } => path,
         }
     }
@@ -108,6 +121,7 @@ impl TargetError {
             | Self::Version { .. }
             | Self::Refused { .. }
             | Self::Gone { .. }
+            | Self::NoWayBack { .. }
             | Self::Locked { .. } => false,
         }
     }
@@ -223,6 +237,16 @@ impl GroupError {
             Self::Damaged { .. } | Self::Gap { .. } | Self::Unsealed { .. } | Self::Refused { .. } => true,
             Self::Vault(e) => matches!(e, VaultError::Damaged { .. }),
             Self::Full { .. } | Self::Target(_) => false,
+        }
+    }
+
+    /// Whether what was half done cannot be undone: then too a later epoch that copies everything again is a way out. Gives the
+    /// journal offset of the damage.
+    #[must_use]
+    pub fn no_way_back(&self) -> Option<u64> {
+        match self {
+            Self::Target(TargetError::NoWayBack { at, .. }) => Some(*at),
+            _ => None,
         }
     }
 

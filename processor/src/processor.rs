@@ -201,7 +201,8 @@ impl Processor {
             let running = Running(board);
             let next = match job {
                 Job::Discover => self.discover(board),
-                Job::Start(mut task) => match task.set_goal() {
+                // A turn knows ways out of what keeps a target from being opened.
+                Job::Start(mut task) => match task.set_goal().or_else(|_| task.turn_then_set_goal(stop)) {
                     Ok(()) => Some((clock::mono(), Job::Turn(task))),
                     Err(e) => {
                         task.stop(e);

@@ -220,7 +220,20 @@ impl Replay {
         let before = self.position().clone();
         let (epoch, seq, number) = (next.epoch, Seq(0), SegmentNo(0));
         let hashes = HashesDue::No;
-        self.position.advance(ReplayPosition { epoch, seq, number, chain_seq: seq, hash, resync, hashes, ..before })
+        // What lies in the journal beyond the position before, if anything does, was rolled back, or is given up.
+        let (undo_end, last_undo) = (self.journal.end(), Some(self.journal.last()));
+        self.position.advance(ReplayPosition {
+            epoch,
+            seq,
+            number,
+            chain_seq: seq,
+            hash,
+            resync,
+            hashes,
+            undo_end,
+            last_undo,
+            ..before
+        })
     }
 }
 

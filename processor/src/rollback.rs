@@ -10,12 +10,12 @@ use crate::compare::Comparison;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::points;
-use crate::position::PositionFile;
+use crate::position::{PositionFile, ReplayPosition};
 use crate::replay::{Replay, VaultName, check_vault, open_images};
 use crate::target::{GroupDir, Origin};
-use crate::undo::JournalReader;
 use crate::undo::journal::{Journal, Opened};
 use crate::undo::published::Publisher;
+use crate::undo::{JournalReader, damage};
 
 impl Replay {
     /// Opens the target of a group; `None` when it was never created (or a crash came before it was).
@@ -23,6 +23,35 @@ impl Replay {
     /// # Errors
     /// [`GroupError`]; also when the folder belongs to another vault.
     pub fn open(dir: &GroupDir, group: &GroupName, vault: &VaultName) -> Result<Option<Self>, GroupError> {
+        Self::open_with(dir, group, vault, |at| Journal::open(&dir.undo(), group, at.undo_end, at.last_undo))
+    }
+
+    /// Opens a target of which the undo journal is damaged at `damaged`, so that what was half done cannot be undone. Its images are
+    /// those of no position: it may only be taken into an epoch that copies everything again ([`Replay::leave`]). That the
+    /// points before are unusable is noted before.
+    ///
+    /// # Errors
+    /// As [`Replay::open`].
+    pub fn open_spoilt(
+        dir: &GroupDir,
+        group: &GroupName,
+        vault: &VaultName,
+        damaged: u64,
+        what: &str,
+    ) -> Result<Option<Self>, GroupError> {
+        Self::open_with(dir, group, vault, |at| {
+            damage::note_durably(&dir.undo(), damaged, what)?;
+            let journal = Journal::open_after_damage(&dir.undo(), group, at.undo_end, at.last_undo)?;
+            Ok(Opened { journal, beyond: Vec::new() })
+        })
+    }
+
+    fn open_with(
+        dir: &GroupDir,
+        group: &GroupName,
+        vault: &VaultName,
+        open_journal: impl FnOnce(&ReplayPosition) -> Result<Opened, TargetError>,
+    ) -> Result<Option<Self>, GroupError> {
         if !dir.origin().exists() || !dir.position().exists() {
             return Ok(None);
         }
@@ -40,7 +69,7 @@ impl Replay {
             origin.write(dir)?;
         }
         let mut images = open_images(dir, origin.disks_at(at.epoch))?;
-        let Opened { journal, beyond } = Journal::open(&dir.undo(), group, at.undo_end, at.last_undo)?;
+        let Opened { journal, beyond } = open_journal(at)?;
         // Before an image is touched, as always.
         let published = Publisher::open(&dir.published(), journal.end())?;
         if !beyond.is_empty() {

@@ -57,6 +57,8 @@ pub enum GroupState {
 pub enum Cause {
     /// The log cannot be followed: the object comes back, or everything is copied again (`farshore resync --full`).
     Log,
+    /// What was half done cannot be undone: the journal comes back, or everything is copied again (`farshore resync --full`).
+    NoWayBack,
     /// The target has no room left: room.
     Full,
     /// A file of the target cannot be used: it can again.
@@ -74,6 +76,7 @@ impl Cause {
         match error {
             e if e.is_in_the_log() => Self::Log,
             e if e.is_locked() => Self::Locked,
+            e if e.no_way_back().is_some() => Self::NoWayBack,
             GroupError::Full { .. } => Self::Full,
             GroupError::Vault(_) => Self::Vault,
             _ => Self::Target,

@@ -181,6 +181,20 @@ impl GroupTask {
         Ok(())
     }
 
+    /// As [`GroupTask::set_goal`] after a turn, which knows ways out.
+    ///
+    /// # Errors
+    /// [`GroupError`], that of the turn where it did not go well.
+    pub fn turn_then_set_goal(&mut self, stop: &Stop) -> Result<(), GroupError> {
+        match self.turn(stop) {
+            Turn::More | Turn::CaughtUp | Turn::MaybeGap => self.set_goal(),
+            Turn::VaultAway | Turn::Stopped { .. } => {
+                let stopped = self.stopped.take().map(|stopped| stopped.error);
+                stopped.or_else(|| self.vault_problem.take()).map_or_else(|| self.set_goal(), Err)
+            }
+        }
+    }
+
     /// The group stops, until it is tried again: its target is dropped, and opened anew then.
     pub fn stop(&mut self, error: GroupError) -> Turn {
         if error.is_transient() {

@@ -10,7 +10,7 @@ use farshore_changelog::{clock, crashsafe};
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use crate::error::TargetError;
+use crate::error::{GroupError, TargetError};
 use crate::target::read_bounded;
 
 /// The version that is written and read.
@@ -77,11 +77,20 @@ pub fn note(undo: &Path, offset: u64, what: &str) {
         return;
     }
     tracing::error!(undo = %undo.display(), offset, what, "the undo journal is damaged: points behind this cannot be had any more");
+    if let Err(e) = note_durably(undo, offset, what) {
+        tracing::warn!(error = %GroupError::from(e).full_text(), "the damage cannot be noted");
+    }
+}
+
+/// As [`note()`], for somebody who cannot go on without.
+///
+/// # Errors
+/// [`TargetError::Io`].
+pub fn note_durably(undo: &Path, offset: u64, what: &str) -> Result<(), TargetError> {
+    let path = path_of(undo, offset);
     let note = Note { format: FORMAT, what: what.to_owned(), found: clock::wall().timestamp() };
     let bytes = serde_json::to_vec(&note).expect("text, a number and a time can be written as JSON");
-    if let Err(e) = crashsafe::replace(&path, &bytes) {
-        tracing::warn!(path = %path.display(), error = %e, "the damage cannot be noted");
-    }
+    crashsafe::replace(&path, &bytes).map_err(TargetError::io("write", &path))
 }
 
 /// The batch at `offset` was found whole: what was noted of it is taken back.

@@ -67,14 +67,15 @@ impl Journal {
     /// complete batches beyond `undo_end` are durable when this returns.
     ///
     /// # Errors
-    /// [`TargetError::Damaged`] when the journal does not reach `undo_end`, when `undo_end` lies inside a batch, or when a batch
-    /// beyond it that was complete once is not whole. Damage below it is no error where `last` is known.
+    /// [`TargetError::NoWayBack`] when the journal does not reach `undo_end`, or a batch beyond it that was complete once is not
+    /// whole. Damage below it is no error where `last` is known, else [`TargetError::Damaged`].
     pub fn open(undo: &Path, group: &GroupName, undo_end: u64, last: Option<LastUndo>) -> Result<Opened, TargetError> {
         crashsafe::create_dir_all(undo).map_err(TargetError::io("create", undo))?;
         let published = published::read(&undo.join("published"))?.unwrap_or(0);
         let mut reader = JournalReader::open(undo, group.clone())?;
         if !reader.reaches(undo_end) {
-            return Err(TargetError::damaged(undo, undo_end, "the undo file that belongs to the position is missing"));
+            let what = "the undo file that belongs to the position is missing".to_owned();
+            return Err(TargetError::NoWayBack { undo: undo.to_path_buf(), at: undo_end, what });
         }
         let start = if last.is_some() { undo_end } else { scan_start(&reader, undo_end) };
         let LastUndo { number, hash: prev } = last.unwrap_or(LastUndo::NONE);
@@ -88,6 +89,25 @@ impl Journal {
         Ok(Opened { journal, beyond })
     }
 
+    /// Opens a journal that cannot be read from `undo_end` on: what comes next goes after everything that lies there. For a target
+    /// of which every position before is given up.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn open_after_damage(
+        undo: &Path,
+        group: &GroupName,
+        undo_end: u64,
+        last: Option<LastUndo>,
+    ) -> Result<Self, TargetError> {
+        crashsafe::create_dir_all(undo).map_err(TargetError::io("create", undo))?;
+        let published = published::read(&undo.join("published"))?.unwrap_or(0);
+        let end = files::list(undo)?.last().map_or(0, UndoFile::end).max(undo_end).max(published);
+        let LastUndo { number, hash: prev } = last.unwrap_or(LastUndo::NONE);
+        let (undo, group) = (undo.to_path_buf(), group.clone());
+        Ok(Self { undo, group, end, durable_end: end, number, prev, file: None, failed: false })
+    }
+
     /// Walks to the end of the journal; gives the batches beyond `undo_end`.
     fn scan(
         &mut self,
@@ -96,28 +116,33 @@ impl Journal {
         published: u64,
     ) -> Result<Vec<(u64, Box<Index>)>, TargetError> {
         let (mut beyond, undo) = (Vec::new(), self.undo.clone());
-        let damaged = |at: u64, what: &str| Err(TargetError::damaged(&undo, at, what));
+        let bad = |at: u64, what: String| match at < undo_end {
+            true => TargetError::damaged(&undo, at, what),
+            false => TargetError::NoWayBack { undo: undo.clone(), at, what },
+        };
         loop {
-            let index = match reader.batch_at(self.end)? {
-                Found::Batch(index) => index,
-                Found::End if self.end < undo_end.max(published) => {
-                    return damaged(
-                        self.end,
-                        "the undo journal ends before the position, or before what was published",
-                    );
+            let counts = self.end < undo_end.max(published);
+            let index = match reader.batch_at(self.end) {
+                Ok(Found::Batch(index)) => index,
+                Ok(Found::End) if counts => {
+                    let what = "it ends there, before the position, or before what was published";
+                    return Err(bad(self.end, what.to_owned()));
                 }
-                Found::End => return Ok(beyond),
-                Found::Unfinished { path, offset, error } if self.end < undo_end.max(published) => {
-                    return Err(TargetError::damaged(&path, offset, error.to_string()));
-                }
-                Found::Unfinished { path, offset, .. } => {
-                    cut_off(reader, &path, offset)?;
+                Ok(Found::End) => return Ok(beyond),
+                Ok(Found::Unfinished { error, .. }) if counts => return Err(bad(self.end, error.to_string())),
+                Ok(Found::Unfinished { path, offset, .. }) => {
+                    cut_off(reader, &path, offset).map_err(|e| match e {
+                        e @ TargetError::Damaged { .. } => bad(self.end, e.to_string()),
+                        e => e,
+                    })?;
                     return Ok(beyond);
                 }
+                Err(e @ TargetError::Damaged { .. }) => return Err(bad(self.end, e.to_string())),
+                Err(e) => return Err(e),
             };
             if self.end >= undo_end && !blocks_are_whole(reader, self.end, &index)? {
                 if self.end < published {
-                    return damaged(self.end, "a block of a published undo batch is damaged");
+                    return Err(bad(self.end, "a block of a published undo batch is damaged".to_owned()));
                 }
                 let file = reader.files().iter().rev().find(|file| file.start <= self.end);
                 let file = file.expect("the batch was read from it").clone();
@@ -125,12 +150,12 @@ impl Journal {
                 return Ok(beyond);
             }
             if self.number != SegmentNo(0) && index.head().prev != self.prev {
-                return damaged(self.end, "an undo batch does not follow the one before it");
+                return Err(bad(self.end, "an undo batch does not follow the one before it".to_owned()));
             }
             let at = self.end;
             self.end += index.total_len();
             if at < undo_end && self.end > undo_end {
-                return damaged(undo_end, "the position's undo_end lies inside an undo batch");
+                return Err(bad(at, "the position's undo_end lies inside an undo batch".to_owned()));
             }
             (self.number, self.prev) = (index.head().number, index.hash());
             if at >= undo_end {

@@ -81,7 +81,7 @@ fn complete_batches_beyond_the_position_are_found_and_stay() {
     let opened = open(dir.path(), three).unwrap();
     assert!(opened.beyond.is_empty());
     assert!(matches!(open(dir.path(), two + 1), Err(TargetError::Damaged { .. })), "inside a batch");
-    assert!(matches!(open(dir.path(), three + 1), Err(TargetError::Damaged { .. })), "beyond the end");
+    assert!(matches!(open(dir.path(), three + 1), Err(TargetError::NoWayBack { .. })), "beyond the end");
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn an_unfinished_batch_is_cut_off_at_every_length() {
     }
     // The same below the position is damage, and so it is when the batch was published.
     std::fs::write(&path, &whole[..two as usize - 1]).unwrap();
-    assert!(matches!(open(dir.path(), two), Err(TargetError::Damaged { .. })));
+    assert!(matches!(open(dir.path(), two), Err(TargetError::NoWayBack { .. })));
     std::fs::write(dir.path().join("published"), two.to_le_bytes()).unwrap();
-    assert!(matches!(open(dir.path(), one), Err(TargetError::Damaged { .. })));
+    assert!(matches!(open(dir.path(), one), Err(TargetError::NoWayBack { .. })));
 }
 
 #[test]

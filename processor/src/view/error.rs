@@ -54,6 +54,7 @@ pub(crate) fn as_io(e: TargetError) -> io::Error {
         | TargetError::Version { .. }
         | TargetError::Refused { .. }
         | TargetError::Gone { .. }
+        | TargetError::NoWayBack { .. }
         | TargetError::Locked { .. }) => io::Error::new(io::ErrorKind::InvalidData, e),
     }
 }

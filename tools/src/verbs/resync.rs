@@ -53,7 +53,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         fail("no vault to ask through").next("give --vault URL, or the group's configuration file instead of its name")
     })?;
     let full_because = match &args.target {
-        Some(dir) if !args.full => stopped_in_the_log(&GroupDir::new(dir, &group))?,
+        Some(dir) if !args.full => stuck(&GroupDir::new(dir, &group))?,
         _ => None,
     };
     let full = args.full || full_because.is_some();
@@ -76,10 +76,10 @@ pub async fn ask(url: &str, group: &GroupName, request: &Request) -> Result<u64>
     put.what("the source cannot be asked", "see the cause; check the rights on the vault")
 }
 
-/// Why the target cannot follow the log, if that is so.
-fn stopped_in_the_log(dir: &GroupDir) -> Result<Option<String>> {
+/// Why the target cannot go on without everything, if that is so.
+fn stuck(dir: &GroupDir) -> Result<Option<String>> {
     Ok(match GroupStatus::read(dir)?.map(|status| status.state) {
-        Some(GroupState::Stopped { cause: Cause::Log, reason, .. }) => Some(reason),
+        Some(GroupState::Stopped { cause: Cause::Log | Cause::NoWayBack, reason, .. }) => Some(reason),
         _ => None,
     })
 }
@@ -92,7 +92,7 @@ fn text(asked: &Asked) -> String {
     };
     let mut text = format!("request {} asks the source of group {} for {what}", asked.request, asked.group);
     if let Some(why) = &asked.full_because {
-        text.push_str(&format!("\neverything, because the target cannot follow the log: {why}"));
+        text.push_str(&format!("\neverything, because the target cannot go on without: {why}"));
     }
     text.push_str(
         "\n`farshore status --vault URL --target DIR` shows how it goes; a source that is away does it when it is back",

@@ -158,9 +158,16 @@ fn damage_in_the_file_that_replay_left_off_in_does_not_stop_it() {
 }
 
 #[test]
-fn damage_of_the_batch_that_must_be_rolled_back_stops_the_group_by_name() {
+fn damage_of_the_batch_that_must_be_rolled_back_stops_the_group_by_name_and_there_are_two_ways_out() {
+    for repaired in [true, false] {
+        no_way_back(repaired);
+    }
+}
+
+fn no_way_back(repaired: bool) {
     let site = Site::new();
-    let (mut source, _) = with_marks(&site);
+    let (mut source, marks) = with_marks(&site);
+    let good = source.position();
     let dir = site.dir(&source);
     source.write(0, 0, 9, 1, RecordFlags::NONE);
     let segment = source.segment();
@@ -179,9 +186,41 @@ fn damage_of_the_batch_that_must_be_rolled_back_stops_the_group_by_name() {
     std::fs::write(&path, &bytes).unwrap();
     let outcome = site.once().pop().unwrap();
     let GroupState::Stopped { reason, cause, .. } = outcome.status.state else { panic!("{outcome:?}") };
-    assert_eq!(cause, crate::status::Cause::Target);
-    assert!(reason.contains("undo") && reason.contains("damaged"), "{reason}");
-    bytes[at + 300] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(cause, crate::status::Cause::NoWayBack);
+    assert!(reason.contains("undo") && reason.contains("damaged") && reason.contains("farshore resync"), "{reason}");
+    if repaired {
+        bytes[at + 300] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(all_good(&site.once()));
+        assert!(images(&dir, &source.object) == source.after[&good]);
+        return;
+    }
+
+    // It does not come back: everything is copied again, and what was recovered before is said to be lost.
+    let old = source.object.epoch;
+    let number = SegmentNo(source.number.0 - 1);
+    let next = source.next_epoch_for(farshore_vault::Reason::AskedFor);
+    site.open_epoch(&source);
+    site.runtime.block_on(site.group(&source).seal(old, number, &next)).unwrap();
+    source.resync_begin(SECTORS * 512);
+    site.ship(&mut source);
+    let outcomes = site.once();
+    assert!(all_good(&outcomes), "{outcomes:?}");
+    assert!(open(&site, &source, &PointSpec::Latest).is_err(), "nothing is consistent yet");
+    for disk in 0..source.disks.len() {
+        source.resync(disk, 0, SECTORS);
+    }
+    source.resync_end();
+    source.mark("after");
+    site.ship(&mut source);
     assert!(all_good(&site.once()));
+    assert!(images(&dir, &source.object) == source.logged);
+    assert_eq!(served(&site, &source, &marks), [false; 4]);
+    let after = points_of(&site, &source).pop().unwrap();
+    assert_eq!(served(&site, &source, &[after]), [true]);
+    replay_goes_on(&site, &mut source);
+}
+
+fn points_of(site: &Site, source: &Source) -> Vec<Point> {
+    points::read(&site.dir(source).points()).unwrap()
 }

@@ -220,6 +220,9 @@ fn advice(group: &str, dir: &GroupDir, row: &TargetRow) -> Vec<String> {
         Some(GroupState::Stopped { cause: Cause::Log, .. }) => advice.push(format!(
             "the log cannot be followed: put the object back, or `farshore resync {group} --vault URL --target {target}` copies everything again and keeps the points"
         )),
+        Some(GroupState::Stopped { cause: Cause::NoWayBack, .. }) => advice.push(format!(
+            "restore the undo journal, or `farshore resync {group} --vault URL --target {target}` copies everything again: the points before are lost then"
+        )),
         Some(GroupState::Stopped { cause: Cause::Full, .. }) => {
             advice.push(format!("make room under {target}: replay goes on by itself"));
         }
