@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::bin;
 use crate::durable::{self, Standing};
 use crate::process::{Finished, Process, run};
+use crate::site_config;
 
 /// The longest a verb may take that does not move much data.
 pub const VERB_MAX: Duration = Duration::from_secs(60);
@@ -179,30 +180,8 @@ impl Site {
     /// # Panics
     /// When it cannot be written.
     pub fn write_config(&self) {
-        let dir = self.dir.path().display();
-        let rings = self.ring.parent().expect("the ring lies in a folder").display();
-        let mut text = format!("group = \"{GROUP}\"\nvault = \"{}\"\n{}\n", self.vault_url(), self.spec.config);
-        let usual = [
-            ("state_dir", format!("{dir}/state")),
-            ("run_dir", format!("{dir}/run")),
-            ("ring_dir", rings.to_string()),
-            ("ring_size", "32MiB".to_owned()),
-            ("max_delay", "100ms".to_owned()),
-            ("heartbeat", "500ms".to_owned()),
-        ];
-        for (key, value) in usual {
-            if !self.spec.config.lines().any(|line| line.starts_with(key)) {
-                text.push_str(&format!("{key} = \"{value}\"\n"));
-            }
-        }
-        for disk in &self.disks {
-            text.push_str(&format!(
-                "\n[[disk]]\nname = \"{}\"\nsource = \"{}\"\nlisten = \"{}\"\n",
-                disk.name,
-                disk.source.display(),
-                disk.listen
-            ));
-        }
+        let rings = self.ring.parent().expect("the ring lies in a folder");
+        let text = site_config::text(&self.vault_url(), self.dir.path(), rings, &self.spec.config, &self.disks);
         std::fs::write(&self.config, text).expect("room for a configuration");
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What goes wrong.
@@ -36,6 +36,8 @@ pub enum Fault {
     Slow(u64),
     /// It stops in the middle of the body for ever: a put is not done, of a get the first half comes.
     Stall,
+    /// The connection breaks in the middle of the body: a put is not done, of a get the first half comes.
+    Reset,
 }
 
 /// Which operations.
@@ -45,6 +47,10 @@ pub enum On {
     Put,
     /// Gets.
     Get,
+    /// Deletes.
+    Delete,
+    /// Listings; the key is the prefix.
+    List,
 }
 
 #[derive(Debug)]
@@ -59,12 +65,34 @@ struct Rule {
 #[derive(Debug)]
 pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
-    rules: Mutex<VecDeque<Rule>>,
-    down: AtomicBool,
+    rules: Arc<Rules>,
     puts: AtomicU64,
     /// Bytes of the bodies of puts that have not ended, and the most there were.
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
+}
+
+/// What is to go wrong, apart from the store: a stream of deletes outlives the borrow of it.
+#[derive(Debug, Default)]
+struct Rules {
+    list: Mutex<VecDeque<Rule>>,
+    down: AtomicBool,
+}
+
+impl Rules {
+    fn list(&self) -> MutexGuard<'_, VecDeque<Rule>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, on: On, key: &Path) -> Option<Fault> {
+        if self.down.load(Ordering::SeqCst) {
+            return Some(Fault::Before);
+        }
+        let mut list = self.list();
+        let hit = list.iter_mut().find(|r| r.on == on && r.times > 0 && key.as_ref().contains(&r.key_part))?;
+        hit.times -= 1;
+        Some(hit.fault)
+    }
 }
 
 /// Counts the body of a put until it ends or is given up.
@@ -85,8 +113,7 @@ impl FaultStore {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
         Arc::new(Self {
             inner,
-            rules: Mutex::default(),
-            down: AtomicBool::new(false),
+            rules: Arc::default(),
             puts: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             most_in_flight: AtomicU64::new(0),
@@ -102,17 +129,17 @@ impl FaultStore {
     /// The next `times` operations whose key contains `key_part` meet `fault`; rules are used up in the order they were given.
     pub fn inject(&self, on: On, key_part: &str, times: u64, fault: Fault) {
         let rule = Rule { on, key_part: key_part.to_owned(), times, fault };
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).push_back(rule);
+        self.rules.list().push_back(rule);
     }
 
     /// Forgets what was injected and not met yet.
     pub fn forget(&self) {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.rules.list().clear();
     }
 
     /// While it is down every operation fails before it is done.
     pub fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
+        self.rules.down.store(down, Ordering::SeqCst);
     }
 
     /// Puts that reached the store inside, refused ones included.
@@ -133,60 +160,50 @@ impl FaultStore {
         InFlight { store: self, bytes }
     }
 
-    fn draw(&self, on: On, key: &Path) -> Option<Fault> {
-        if self.down.load(Ordering::SeqCst) {
-            return Some(Fault::Before);
-        }
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let hit = rules.iter_mut().find(|r| r.on == on && r.times > 0 && key.as_ref().contains(&r.key_part))?;
-        hit.times -= 1;
-        Some(hit.fault)
-    }
-
     async fn around<T>(&self, on: On, key: &Path, bytes: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.with(self.draw(on, key), key, bytes, work).await
-    }
-
-    /// `bytes`: the length of the body, as far as it is known before.
-    async fn with<T>(
-        &self,
-        drawn: Option<Fault>,
-        key: &Path,
-        bytes: u64,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let refused = || Error::AlreadyExists { path: key.to_string(), source: "injected fault: undecided".into() };
-        let denied = || Error::PermissionDenied { path: key.to_string(), source: "injected fault: denied".into() };
-        match drawn {
-            None => work.await,
-            Some(Fault::Before) => Err(fault("not done")),
-            Some(Fault::After) => {
-                work.await?;
-                Err(fault("done, answer lost"))
-            }
-            Some(Fault::Denied) => Err(denied()),
-            Some(Fault::Undecided) => Err(refused()),
-            Some(Fault::Delay(time)) => {
-                tokio::time::sleep(time).await;
-                work.await
-            }
-            Some(Fault::Slow(bytes_per_second)) => {
-                tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64)).await;
-                work.await
-            }
-            Some(Fault::Stall) => std::future::pending().await,
-        }
+        meet(self.rules.draw(on, key), key, bytes, work).await
     }
 }
 
-/// The object, of which the second half never comes.
-async fn stalled(found: GetResult) -> Result<GetResult> {
+/// Does `work`, or what the fault says. `bytes`: the length of the body, as far as it is known before.
+async fn meet<T>(drawn: Option<Fault>, key: &Path, bytes: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let refused = || Error::AlreadyExists { path: key.to_string(), source: "injected fault: undecided".into() };
+    let denied = || Error::PermissionDenied { path: key.to_string(), source: "injected fault: denied".into() };
+    match drawn {
+        None => work.await,
+        Some(Fault::Before) => Err(fault("not done")),
+        Some(Fault::Reset) => Err(fault("connection reset in the middle of the body")),
+        Some(Fault::After) => {
+            work.await?;
+            Err(fault("done, answer lost"))
+        }
+        Some(Fault::Denied) => Err(denied()),
+        Some(Fault::Undecided) => Err(refused()),
+        Some(Fault::Delay(time)) => {
+            tokio::time::sleep(time).await;
+            work.await
+        }
+        Some(Fault::Slow(bytes_per_second)) => {
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64)).await;
+            work.await
+        }
+        Some(Fault::Stall) => std::future::pending().await,
+    }
+}
+
+/// The object, of which `rest` comes instead of the second half.
+async fn half(found: GetResult, rest: BoxStream<'static, Result<Bytes>>) -> Result<GetResult> {
     let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
     let extensions = found.extensions.clone();
     let whole = found.bytes().await?;
     let half = whole.slice(..whole.len() / 2);
-    let body = futures::stream::iter([Ok(half)]).chain(futures::stream::pending()).boxed();
+    let body = futures::stream::iter([Ok(half)]).chain(rest).boxed();
     Ok(GetResult { payload: GetResultPayload::Stream(body), meta, range, attributes, extensions })
+}
+
+/// A stream that breaks.
+fn failed<T: Send + 'static>() -> BoxStream<'static, Result<T>> {
+    futures::stream::iter([Err(fault("connection reset"))]).boxed()
 }
 
 fn fault(what: &str) -> Error {
@@ -216,9 +233,12 @@ impl ObjectStore for FaultStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        match self.draw(On::Get, location) {
-            Some(Fault::Stall) => stalled(self.inner.get_opts(location, options).await?).await,
-            drawn => self.with(drawn, location, 0, self.inner.get_opts(location, options)).await,
+        match self.rules.draw(On::Get, location) {
+            Some(Fault::Stall) => {
+                half(self.inner.get_opts(location, options).await?, futures::stream::pending().boxed()).await
+            }
+            Some(Fault::Reset) => half(self.inner.get_opts(location, options).await?, failed()).await,
+            drawn => meet(drawn, location, 0, self.inner.get_opts(location, options)).await,
         }
     }
 
@@ -227,17 +247,26 @@ impl ObjectStore for FaultStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        if self.down.load(Ordering::SeqCst) {
-            return locations.map(|_| Err(fault("not done"))).boxed();
-        }
-        self.inner.delete_stream(locations)
+        let (rules, inner) = (Arc::clone(&self.rules), Arc::clone(&self.inner));
+        let delete = move |location: Result<Path>| {
+            let (rules, inner) = (Arc::clone(&rules), Arc::clone(&inner));
+            async move {
+                let location = location?;
+                meet(rules.draw(On::Delete, &location), &location, 0, inner.delete(&location)).await?;
+                Ok(location)
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if self.down.load(Ordering::SeqCst) {
-            return futures::stream::iter([Err(fault("not done"))]).boxed();
+        match self.rules.draw(On::List, prefix.unwrap_or(&Path::default())) {
+            None | Some(Fault::Delay(_) | Fault::Slow(_)) => self.inner.list(prefix),
+            // Every listing ends in an answer, and that is what fails.
+            Some(Fault::After | Fault::Reset) => self.inner.list(prefix).chain(failed()).boxed(),
+            Some(Fault::Before | Fault::Denied | Fault::Undecided) => failed(),
+            Some(Fault::Stall) => futures::stream::pending().boxed(),
         }
-        self.inner.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -279,6 +279,28 @@ async fn transient_errors_are_tried_again_and_then_handed_up() {
     assert!(group.delete_segment(Epoch(1), SegmentNo(1)).await.unwrap_err().is_transient());
 }
 
+#[tokio::test]
+async fn half_a_body_is_no_object_and_half_a_listing_no_list() {
+    let (store, group) = faulty().await;
+    let bytes = Bytes::from(vec![7; 100_000]);
+    store.inject(On::Put, "/log/", 2, Fault::Reset);
+    assert_eq!(group.put_segment(Epoch(1), SegmentNo(1), bytes.clone()).await.unwrap(), Put::Created);
+    assert_eq!(group.put_segment(Epoch(1), SegmentNo(2), bytes.clone()).await.unwrap(), Put::Created);
+    store.inject(On::Get, "/log/", 3, Fault::Reset);
+    assert_eq!(group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap(), Some(bytes));
+    store.inject(On::Get, "/log/", 4, Fault::Reset);
+    let broken = group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap_err();
+    assert!(broken.is_transient(), "{broken}");
+    store.inject(On::List, "/log/", 3, Fault::Reset);
+    let numbers = |listed: Vec<(SegmentNo, u64)>| listed.into_iter().map(|(number, _)| number.0).collect::<Vec<_>>();
+    assert_eq!(numbers(group.list_segments(Epoch(1), SegmentNo(1)).await.unwrap()), [1, 2]);
+    store.inject(On::List, "/log/", 4, Fault::Reset);
+    assert!(group.list_segments(Epoch(1), SegmentNo(1)).await.unwrap_err().is_transient());
+    store.inject(On::Delete, "/log/", 2, Fault::After);
+    group.delete_segment(Epoch(1), SegmentNo(1)).await.unwrap();
+    assert_eq!(group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap(), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stalls_is_given_up_and_got_again() {
     let (store, group) = faulty().await;

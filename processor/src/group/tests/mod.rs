@@ -23,6 +23,8 @@ mod clocks;
 mod comeback;
 mod damage;
 mod hashing;
+mod retention_crash;
+mod storms;
 mod way_out;
 
 const PATIENCE: Duration = Duration::from_millis(400);
