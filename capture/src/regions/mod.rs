@@ -38,10 +38,17 @@ pub const REGION_BYTES_MAX: u64 = 1 << 30;
 /// 1 MiB on disk and in memory.
 const REGIONS_MAX: u64 = 4 << 20;
 
-/// The region size for a disk of so many bytes: 1 MiB, and on disks of more than 4 TiB as much more as keeps the map small.
+/// Regions of a map at least, where the smallest region size makes so many of its disk.
+const REGIONS_MIN: u64 = 1024;
+
+/// The region size for a disk of so many bytes: 1 MiB; on disks of less than 1 GiB less, so that one write does not stand for all
+/// of the disk, and on disks of more than 4 TiB as much more as keeps the map small.
 #[must_use]
 pub fn region_bytes_for(disk_bytes: u64) -> u64 {
     let mut region_bytes = REGION_BYTES_DEFAULT;
+    while region_bytes > REGION_BYTES_MIN && disk_bytes.div_ceil(region_bytes) < REGIONS_MIN {
+        region_bytes /= 2;
+    }
     while region_bytes < REGION_BYTES_MAX && disk_bytes.div_ceil(region_bytes) > REGIONS_MAX {
         region_bytes *= 2;
     }

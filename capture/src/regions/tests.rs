@@ -103,7 +103,9 @@ fn a_grown_disk_keeps_its_bits_and_what_is_new_is_lost() {
 
 #[test]
 fn regions_are_sized_to_the_disk() {
-    assert_eq!(region_bytes_for(512), 1 << 20);
+    assert_eq!(region_bytes_for(512), REGION_BYTES_MIN);
+    assert_eq!(region_bytes_for(512 << 20), 512 << 10);
+    assert_eq!(region_bytes_for(1 << 30), 1 << 20);
     assert_eq!(region_bytes_for(4 << 40), 1 << 20);
     assert_eq!(region_bytes_for(16 << 40), 4 << 20);
     assert!((16_u64 << 40).div_ceil(region_bytes_for(16 << 40)) <= REGIONS_MAX);

@@ -142,8 +142,11 @@ fn serve_group(
 }
 
 /// Notes how the group was left. Only what the vault has confirmed survives a reboot for certain: the ring does not, and the
-/// spool is the shipper's.
-fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: bool) -> Result<()> {
+/// spool is the shipper's. `files`: the disks, still locked; `trusted`: none of them has failed.
+///
+/// # Errors
+/// When a disk, its map or the note cannot be written: the stop is then not a clean one.
+pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: bool) -> Result<()> {
     let group = &config.group;
     if !trusted {
         tracing::info!("group {group}: stopped");
