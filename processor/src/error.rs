@@ -53,7 +53,7 @@ pub enum TargetError {
     },
     /// A file that is in use is not at its name any more.
     #[error(
-        "{path} is gone: put it back as it was, and the group goes on by itself. Is it lost, so are the points that need it: move the group's folder away, and replay begins anew"
+        "{path} is gone: put it back as it was, and the group goes on by itself. Is it lost, so are the points that need it: move the group's folder away and start the processor again, and replay begins anew"
     )]
     Gone {
         /// The file.

@@ -30,7 +30,7 @@ use crate::apply::apply;
 use crate::batch;
 use crate::chain::{self, Expected, Next};
 use crate::comeback::Stopped;
-use crate::error::GroupError;
+use crate::error::{GroupError, TargetError};
 use crate::fetch::{Asked, Fetched, Fetcher};
 use crate::gap::{GapWatch, Later, Seen};
 use crate::hashes::HashJob;
@@ -74,6 +74,8 @@ pub struct GroupTask {
     fetcher: Fetcher,
     pruner: LogPruner,
     replay: Option<Replay>,
+    /// There is a target: one that is not found is gone, and not to be made.
+    was_open: bool,
     gap: GapWatch,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
@@ -110,6 +112,7 @@ impl GroupTask {
             fetcher,
             pruner,
             replay: None,
+            was_open: false,
             goal: None,
             stopped: None,
             vault_problem: None,
@@ -269,6 +272,8 @@ impl GroupTask {
         if self.replay.is_none() {
             self.replay = match Replay::open(&self.dir, &self.group, &self.vault)? {
                 Some(replay) => Some(replay),
+                // Not every folder that is empty is new: its file system may be unmounted.
+                None if self.was_open => return Err(TargetError::Gone { path: self.dir.origin() }.into()),
                 None => {
                     let vault = self.fetcher.vault().clone();
                     match self.fetcher.block_on(vault.get_epoch(FIRST_EPOCH))? {
@@ -278,6 +283,7 @@ impl GroupTask {
                 }
             };
         }
+        self.was_open |= self.replay.is_some();
         Ok(self.replay.as_mut())
     }
 

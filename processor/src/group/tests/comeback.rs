@@ -8,7 +8,6 @@ use farshore_changelog::medium;
 use nix::errno::Errno;
 
 use super::*;
-use crate::error::TargetError;
 use crate::status::Cause;
 use crate::testing::disk::{Disk, Fails};
 
@@ -111,6 +110,27 @@ fn an_image_that_is_gone_stops_its_group_until_it_is_put_back() {
         assert!(!image.exists(), "no empty image takes its place");
     }
     std::fs::rename(&aside, &image).unwrap();
+    goes_on(&mut task);
+    drop(task);
+    site.check(&source);
+}
+
+#[test]
+fn a_target_whose_file_system_is_unmounted_is_not_made_anew_in_the_empty_folder() {
+    let site = Site::new();
+    let mut source = shipped(&site, "web01", 8, 2);
+    let processor = site.processor();
+    let mut task = processor.task(source.group.clone());
+    goes_on(&mut task);
+    let (root, aside) = (site.dir(&source).root().to_path_buf(), site.folder.path().join("aside"));
+    std::fs::rename(&root, &aside).unwrap();
+    ship_more(&site, &mut source, &mut Rng(8));
+    for _ in 0..2 {
+        let (_, reason) = stops(&mut task);
+        assert!(reason.contains("is gone"), "{reason}");
+        assert!(!root.exists());
+    }
+    std::fs::rename(&aside, &root).unwrap();
     goes_on(&mut task);
     drop(task);
     site.check(&source);
