@@ -1,8 +1,10 @@
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
 use farshore_changelog::segment::Segment;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::testing::{SECTORS, Source};
+use crate::testing::{Rng, SECTORS, Source};
 
 const INTERVAL: Duration = Duration::from_secs(300);
 
@@ -168,4 +170,73 @@ fn no_point_is_cut_between_an_overflow_and_the_end_of_its_resync() {
     let points: Vec<Op> =
         batches.iter().filter(|b| b.point.is_some()).map(|b| records[b.records.end - 1].record.op).collect();
     assert_eq!(points, [Op::Mark, Op::ResyncEnd, Op::Mark]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Random histories with resyncs and overflows, cut into segments anywhere, replayed in runs that end after any batch: a position
+    /// is consistent exactly where the model says so, points are cut only there, and where replay stopped leaves no trace.
+    #[test]
+    fn what_is_published_is_what_the_model_calls_consistent(seed: u64, stops in prop::collection::vec(any::<bool>(), 64)) {
+        let mut rng = Rng(seed);
+        let mut source = Source::new("web01", 2);
+        let mut segments = Vec::new();
+        source.random_resync(&mut rng);
+        segments.push(source.segment());
+        for _ in 0..12 {
+            match rng.below(8) {
+                0 => source.random_resync(&mut rng),
+                1 => {
+                    source.overflow();
+                    source.random(&mut rng);
+                    if rng.one_in(2) {
+                        segments.push(source.segment());
+                    }
+                    source.random_resync(&mut rng);
+                }
+                _ => (0..rng.below(8)).for_each(|_| source.random(&mut rng)),
+            }
+            segments.push(source.segment());
+        }
+        let mut stops = stops.into_iter().cycle();
+        let (mut position, mut cut_points, mut marks) = (start(&source), Vec::new(), 0);
+        for segment in &segments {
+            let index = segment.index();
+            let (head, records) = (index.head(), index.records());
+            loop {
+                let batches = cut(head, records, &position, INTERVAL);
+                let before = position.clone();
+                for batch in &batches {
+                    let slice = &records[batch.records.clone()];
+                    let last_of_segment = batch.end_seq == head.last_seq;
+                    let boundary = slice.last().is_some_and(|last| last.record.flags.has(RecordFlags::BOUNDARY));
+                    prop_assert!(boundary || last_of_segment, "a batch ends inside a request");
+                    position = position_after(&position, head, index.hash(), batch, slice, position.undo_end + 100);
+                    let here = Position { epoch: position.epoch, seq: position.seq };
+                    let model = source.consistent[&here];
+                    prop_assert_eq!(position.consistent.position == here, model, "{}", here);
+                    if batch.point.is_some() {
+                        prop_assert!(model, "a point inside a resync or an overflow, at {}", here);
+                        cut_points.push((here, batch.point));
+                    }
+                    marks += slice.iter().filter(|r| r.record.op == Op::Mark && source.consistent[&Position { epoch: here.epoch, seq: r.record.seq }]).count();
+                    if stops.next() == Some(true) {
+                        break;
+                    }
+                }
+                if position.seq == head.last_seq && (position.number == head.number || batches.is_empty()) {
+                    break;
+                }
+                prop_assert!(position.seq > before.seq || position.number > before.number, "it does not go on");
+            }
+        }
+        prop_assert_eq!(position.position(), source.position());
+        let named = cut_points.iter().filter(|(_, point)| *point == Some(CutPoint::Mark)).count();
+        prop_assert_eq!(named, marks, "every mark at a consistent position is a point");
+        // In one go it is the same.
+        let whole = segments.iter().fold(start(&source), |before, segment| after_all(segment, &before));
+        prop_assert_eq!((whole.position(), whole.consistent.position, whole.resync, whole.overflow), (position.position(), position.consistent.position, position.resync, position.overflow));
+        prop_assert_eq!(whole.last_periodic, position.last_periodic);
+    }
 }

@@ -115,6 +115,8 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -186,5 +188,54 @@ mod tests {
     fn a_small_ring_is_not_held_back_by_one_segment() {
         let limits = Limits::new(8 << 20, LIMITS.max_delay, LIMITS.heartbeat, 8 << 20, 64);
         assert_eq!((limits.ring_bytes, limits.records), (2 << 20, 16));
+    }
+
+    fn standing() -> impl Strategy<Value = Standing> {
+        let at_hand = (0..3000_u64, 0..9000_u64, 0..20_usize, 0..20_usize).prop_map(
+            |(payload_bytes, ring_bytes, records, sealable)| AtHand {
+                payload_bytes,
+                ring_bytes,
+                records,
+                sealable: sealable.min(records),
+            },
+        );
+        let millis = |most: u64| (0..most).prop_map(Duration::from_millis);
+        let since = prop::option::of(millis(20_000));
+        (at_hand, millis(3000), since, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(at_hand, age, since_seal, uncovered, spool_empty, stopping)| Standing {
+                at_hand,
+                age,
+                since_seal,
+                uncovered,
+                spool_empty,
+                stopping,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The rule, said once more without an order of cases; and every wait ends when something is due.
+        #[test]
+        fn it_is_sealed_for_a_reason_and_waited_no_longer_than_one(at in standing()) {
+            let hand = &at.at_hand;
+            let full = hand.payload_bytes >= 1000 || hand.ring_bytes >= 5000 || hand.records >= 10;
+            let records_due = hand.sealable > 0 && (full || at.stopping || at.age >= LIMITS.max_delay);
+            let nothing_to_seal = hand.sealable == 0;
+            let heartbeat_due = at.since_seal.is_none_or(|since| since >= LIMITS.heartbeat);
+            let word_due = nothing_to_seal && if at.stopping { at.uncovered } else { at.spool_empty && heartbeat_due };
+            match LIMITS.decide(&at) {
+                Decision::Seal => prop_assert!(records_due || word_due),
+                Decision::Wait(time) => {
+                    prop_assert!(!records_due && !word_due);
+                    prop_assert!(time <= POLL);
+                    // After so long, and nothing new: due, or asked again.
+                    let later = Standing { age: at.age + time, since_seal: at.since_seal.map(|since| since + time), ..at };
+                    let due = LIMITS.decide(&later) == Decision::Seal;
+                    prop_assert!(due || time == POLL, "{time:?} is no time of anything");
+                }
+            }
+        }
     }
 }

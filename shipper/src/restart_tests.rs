@@ -1,5 +1,6 @@
 use farshore_changelog::ids::{DiskName, GroupName};
 use farshore_vault::{EpochDisk, Nonce, Reason};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -126,4 +127,76 @@ fn a_segment_of_another_chain_is_refused() {
     }
     let other_epoch_object = SourceEpoch { nonce: Nonce([2; 16]), ..first.clone() };
     assert!(plan(&other_epoch_object, None, vec![file(segment(&first, 1, 1))]).is_err());
+}
+
+/// What a shipper does to one segment, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Sealed,
+    Confirmed,
+    Noted,
+    Removed,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// A shipper that was stopped anywhere, once or often: each segment is somewhere in its life, the older never behind the younger.
+    /// The plan uploads just those that are not noted, in order, and goes on at the newest; a file that is missing among them or
+    /// damaged is named.
+    #[test]
+    fn every_life_that_a_crash_can_cut_off_goes_on(
+        opened: bool,
+        parents in 0..4_u64,
+        lives in prop::collection::vec(0..3_u8, 0..12),
+        harm in prop::option::of((any::<prop::sample::Index>(), any::<bool>())),
+    ) {
+        use Step::{Confirmed, Noted, Removed, Sealed};
+        let second = source(2, opened);
+        // How far each has come: removals first, then noted ones, then what is only sealed.
+        let mut steps: Vec<Step> = lives.iter().map(|life| [Removed, Noted, Sealed][usize::from(*life)]).collect();
+        steps.sort_by(|a, b| b.cmp(a));
+        // Of the epoch before, everything that is not noted is uploaded first, and it is noted before anything of this one is.
+        let noted = steps.iter().filter(|step| **step >= Noted).count() as u64;
+        let parents = if opened || noted > 0 { 0 } else { parents };
+        let parent_marks = 3;
+        let watermark = match noted {
+            0 => Some(mark(1, parent_marks)),
+            n => Some(mark(2, n)),
+        };
+        let mut found: Vec<Found> = (0..parents).map(|n| file(segment(&second, 1, parent_marks + 1 + n))).collect();
+        let there = (1..).zip(&steps).filter(|(_, step)| **step != Removed);
+        found.extend(there.map(|(number, _)| file(segment(&second, 2, number))));
+        let waiting: Vec<(u64, u64)> = (0..parents).map(|n| (1, parent_marks + 1 + n))
+            .chain((1..).zip(&steps).filter(|(_, step)| **step < Confirmed).map(|(number, _)| (2, number)))
+            .collect();
+        let stale: Vec<(u64, u64)> = (1..).zip(&steps).filter(|(_, step)| **step == Noted).map(|(number, _)| (2, number)).collect();
+
+        // One of those that wait is lost or damaged.
+        let own: Vec<(u64, u64)> = waiting.iter().copied().filter(|(epoch, _)| *epoch == 2).collect();
+        let harmed = harm.filter(|_| !own.is_empty()).map(|(index, lost)| (own[index.index(own.len())], lost));
+        if let Some(((epoch, number), lost)) = harmed {
+            let at = found.iter().position(|f| (f.epoch.0, f.number.0) == (epoch, number)).unwrap();
+            if lost {
+                found.remove(at);
+            } else {
+                found[at].segment = Err("is damaged".to_owned());
+            }
+            let newest = own.last().unwrap().1;
+            let outcome = outcome_of(&second, watermark, found);
+            match outcome {
+                // Nobody can know of a file that was the newest.
+                Ok((.., head, _)) if lost && number == newest => prop_assert_eq!(head, newest - 1),
+                Err(what) => {
+                    let named = if lost { number + 1 } else { number };
+                    let path = format!("/spool/2-{named}.seg");
+                    prop_assert!(what.contains(&path), "{}", what);
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+            return Ok(());
+        }
+        let expected = Ok((stale, waiting, vec![], steps.len() as u64, noted));
+        prop_assert_eq!(outcome_of(&second, watermark, found), expected);
+    }
 }

@@ -150,6 +150,8 @@ mod tests {
     use farshore_changelog::ids::Seq;
     use farshore_changelog::op::{Record, RecordFlags};
     use farshore_changelog::units::UnixMicros;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -187,5 +189,86 @@ mod tests {
         let first = Write::Data { offset: 0, pieces: vec![(3, 0..512), (3, 9000..9512), (3, 1024..2048)] };
         let last = Write::Data { offset: 20 * 512, pieces: vec![(3, 4096..4608)] };
         assert_eq!(plans[1].writes, [first, Write::Zeroes(sectors(4, 9)), last]);
+    }
+
+    const SECTORS: usize = 40;
+
+    /// Records whose payloads lie one after the other in blocks of some sectors.
+    fn records() -> impl Strategy<Value = Vec<IndexRecord>> {
+        let ops = [Op::Write, Op::ResyncWrite, Op::WriteZeroes, Op::Trim, Op::ResyncZeroes, Op::Flush, Op::Mark];
+        let one = (prop::sample::select(ops.to_vec()), 0..2_u16, 0..SECTORS as u64, 1..12_u64, any::<bool>());
+        prop::collection::vec(one, 0..40).prop_map(|all| {
+            let (mut block, mut position) = (0, 0);
+            let place = |(op, disk, start, sectors, next): (Op, u16, u64, u64, bool)| {
+                let end = (start + sectors).min(SECTORS as u64);
+                if next {
+                    (block, position) = (block + 1, 0);
+                }
+                let mut entry = match op.changes_disk() {
+                    true => entry(disk, op, start, end, 0),
+                    false => entry(0, op, 0, 0, 0),
+                };
+                if op.has_payload() && op.changes_disk() {
+                    (entry.block, entry.position) = (block, position);
+                    position += entry.record.len as u32;
+                }
+                entry
+            };
+            all.into_iter().map(place).collect()
+        })
+    }
+
+    /// What a sector holds: block and position of its payload, or zeroes.
+    type Sector = Option<(u32, usize)>;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        /// The writes give each byte what the last record gives it, once; and just these bytes are saved before.
+        #[test]
+        fn the_plan_is_what_the_records_do_one_after_the_other(records in records()) {
+            let mut naive: Vec<BTreeMap<usize, Sector>> = vec![BTreeMap::new(); 2];
+            for entry in records.iter().filter(|entry| entry.record.op.changes_disk()) {
+                let first = (entry.record.offset / 512) as usize;
+                for n in 0..(entry.record.len / 512) as usize {
+                    let from = (entry.block, entry.position as usize + n * 512);
+                    let content = entry.record.op.has_payload().then_some(from);
+                    naive[usize::from(entry.record.disk.0)].insert(first + n, content);
+                }
+            }
+            let plans = plan(&records);
+            prop_assert!(plans.windows(2).all(|pair| pair[0].disk < pair[1].disk));
+            prop_assert_eq!(plans.len(), naive.iter().filter(|disk| !disk.is_empty()).count());
+            for plan in plans {
+                let mut planned: BTreeMap<usize, Sector> = BTreeMap::new();
+                let mut put = |offset: u64, content: Sector| planned.insert((offset / 512) as usize, content);
+                for write in &plan.writes {
+                    match write {
+                        Write::Zeroes(range) => {
+                            for at in (range.start..range.end).step_by(512) {
+                                prop_assert!(put(at, None).is_none(), "written twice");
+                            }
+                        }
+                        Write::Data { offset, pieces } => {
+                            let mut at = *offset;
+                            for (block, range) in pieces {
+                                for from in range.clone().step_by(512) {
+                                    prop_assert!(put(at, Some((*block, from))).is_none(), "written twice");
+                                    at += 512;
+                                }
+                            }
+                        }
+                    }
+                }
+                let wanted = &naive[usize::from(plan.disk.0)];
+                prop_assert_eq!(&planned, wanted);
+                let saved: Vec<usize> = plan.saves.iter().flat_map(|r| (r.start / 512) as usize..(r.end / 512) as usize).collect();
+                prop_assert_eq!(saved, wanted.keys().copied().collect::<Vec<_>>());
+                prop_assert!(plan.saves.windows(2).all(|pair| pair[0].end < pair[1].start), "they are merged");
+            }
+            let used: BTreeSet<u32> =
+                records.iter().filter(|r| r.record.op.changes_disk() && r.record.op.has_payload()).map(|r| r.block).collect();
+            prop_assert_eq!(blocks(&records), used.into_iter().collect::<Vec<_>>());
+        }
     }
 }
