@@ -9,6 +9,7 @@ use farshore_changelog::ids::{GroupName, Hash, SegmentNo};
 use farshore_changelog::segment::{Index, SegmentError};
 
 use super::report::Report;
+use crate::compare::Comparison;
 use crate::error::TargetError;
 use crate::failover::note;
 use crate::lease::Lease;
@@ -61,6 +62,7 @@ pub fn verify_target(
     images(&dir, &origin, &position, &mut report);
     let wanted = offsets(&dir, &position, &mut report);
     journal(&dir, group, &origin, &position, wanted, &mut report, progress);
+    comparison(&dir, &mut report);
     overlays(&dir, &mut report);
     progress(&report);
     Ok(report)
@@ -235,6 +237,20 @@ fn ranges(dir: &GroupDir, origin: &Origin, at: u64, index: &Index, report: &mut 
             entry.record.disk
         );
         report.damage(dir.undo().display(), what);
+    }
+}
+
+fn comparison(dir: &GroupDir, report: &mut Report) {
+    match Comparison::read(dir) {
+        Ok(known) => {
+            report.read(0);
+            let left = known.open().count() as u64 + known.more;
+            if left > 0 {
+                let what = format!("{left} ranges of the images differ from the source, as far as it was compared");
+                report.damage(dir.comparison().display(), what);
+            }
+        }
+        Err(e) => report.damage(e.path().display(), e.to_string()),
     }
 }
 

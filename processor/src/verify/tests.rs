@@ -153,6 +153,42 @@ async fn a_flipped_byte_in_any_file_of_the_target_is_found_and_named() {
 }
 
 #[tokio::test]
+async fn what_lies_in_the_vault_for_the_source_is_read_again_too() {
+    use farshore_changelog::hashes::Chunk;
+    use farshore_changelog::ids::{DiskIndex, Epoch, Hash, Seq};
+    use farshore_vault::{HashPlan, HashedDisk, Request};
+    let site = site().await;
+    let group = site.vault.group(&site.source.group);
+    group.put_request(&Request::Digests).await.unwrap();
+    let disk = HashedDisk { name: site.source.object.disks[0].name.clone(), units: 1 };
+    let plan = HashPlan { epoch: Epoch(2), seq: Seq(1), unit_bytes: 1 << 20, chunk_units: 1, disks: vec![disk] };
+    let chunk = Chunk {
+        group: site.source.group.clone(),
+        epoch: Epoch(2),
+        seq: Seq(1),
+        disk: DiskIndex(0),
+        unit_bytes: 1 << 20,
+        chunk_units: 1,
+        first_unit: 0,
+        hashes: vec![Hash::ZERO],
+    };
+    group.put_hash_chunk(Epoch(2), DiskIndex(0), 0, Bytes::from(chunk.encode())).await.unwrap();
+    group.put_hash_plan(&plan).await.unwrap();
+    assert!(site.vault().await.is_sound());
+    for name in ["/requests/", "/hashes/0000000002/plan", "/hashes/0000000002/00000"] {
+        let path = site.files("vault", name).remove(0);
+        let good = std::fs::read(&path).unwrap();
+        flip(&path, good.len() / 2);
+        let report = site.vault().await;
+        assert!(!report.is_sound(), "{name}");
+        assert!(report.findings.iter().any(|f| f.at.contains(name)), "{:?}", report.findings);
+        std::fs::write(&path, good).unwrap();
+    }
+    std::fs::remove_file(site.files("vault", "/hashes/0000000002/00000").remove(0)).unwrap();
+    assert!(!site.vault().await.is_sound(), "the epoch is not over");
+}
+
+#[tokio::test]
 async fn a_journal_file_that_is_gone_is_found() {
     let site = site().await;
     let files = site.files("target", "/undo/0");

@@ -1,5 +1,5 @@
-//! Verifies a group's part of a vault: every epoch object, every segment with all its blocks, the chain, the seals. One
-//! segment is in memory at a time.
+//! Verifies a group's part of a vault: every epoch object, every segment with all its blocks, the chain, the seals, and what lies
+//! there for the source. One segment is in memory at a time.
 
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, Hash, SegmentNo, Seq};
@@ -8,13 +8,14 @@ use farshore_vault::keys::Key;
 use farshore_vault::{EpochObject, GroupVault, VaultError};
 
 use super::report::Report;
+use super::to_source;
 use crate::chain;
 use crate::target::TargetDisk;
 
 /// The walk over one group.
-struct Walk<'a> {
-    vault: &'a GroupVault,
-    report: Report,
+pub(super) struct Walk<'a> {
+    pub(super) vault: &'a GroupVault,
+    pub(super) report: Report,
     progress: &'a mut (dyn FnMut(&Report) + Send),
 }
 
@@ -60,8 +61,10 @@ pub async fn verify_vault(
         disks = chain::target_disks(&object).map_err(|what| walk.report.damage(&key, what)).ok();
         let successor = next_epoch(&mut walk, epoch).await?;
         walk.epoch(&object, hash, successor.as_ref()).await?;
+        to_source::hashes(&mut walk, epoch, successor.is_some()).await?;
         epoch = epoch.next();
     }
+    to_source::requests(&mut walk).await?;
     if epoch == Epoch(1) {
         walk.report
             .damage(Key::Epoch(vault.group().clone(), epoch), "the group has no epoch: nothing was ever shipped");
