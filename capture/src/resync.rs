@@ -38,6 +38,9 @@ pub const STUCK_WAIT: Duration = Duration::from_millis(100);
 /// The same where writers are to be held back (`on_full = "throttle"`).
 pub const THROTTLE_WAIT: Duration = Duration::from_secs(30);
 
+/// The longest wait once the agent stops.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+
 /// When the group goes into overflow, when it comes back, and how fast it copies.
 #[derive(Debug)]
 pub struct Rules {
@@ -66,8 +69,8 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// How long a write waits for room in `ring` now.
-    pub(crate) fn wait(&self, ring: &Ring) -> Duration {
+    /// How long a write waits for room in `ring` now; what still waits when the agent stops is not held back for long.
+    pub(crate) fn wait(&self, ring: &Ring, stopping: bool) -> Duration {
         let stuck = match ring.shipper_state() {
             ShipperState::Stopped | ShipperState::SpoolFull | ShipperState::SpoolFailed | ShipperState::SegmentLost => {
                 true
@@ -76,7 +79,8 @@ impl Rules {
                 ring.spool_bytes() >= self.spool_full_bytes
             }
         };
-        if stuck { self.stuck_wait } else { self.full_wait }
+        let wait = if stuck { self.stuck_wait } else { self.full_wait };
+        if stopping { wait.min(STOP_WAIT) } else { wait }
     }
 }
 

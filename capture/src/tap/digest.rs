@@ -73,6 +73,9 @@ impl Tap {
         if repair.progress.status().phase != Phase::Logging || !self.waiting.is_empty() || pace.wait(now).is_some() {
             return Some(COPY_RETRY);
         }
+        if repair.dirty.map.lost_regions() > 0 && !repair.dirty.failed() {
+            return Some(COPY_RETRY); // what is copied and not confirmed yet
+        }
         let end = self.disk.size_bytes().min(digests.at + u64::from(RECORD_PAYLOAD_MAX_BYTES));
         let range = ByteRange { start: digests.at, end };
         let Some(slot) = log.borrow_mut().reserve_for_resync(DIGEST_BYTES as u32) else { return Some(COPY_RETRY) };
@@ -112,7 +115,7 @@ impl Tap {
             IoBuf::Slot(slot) => Some(slot),
             IoBuf::Heap(_) => None,
         });
-        // A region that became lost meanwhile is not what the target has; the slot gives itself back.
+        // A region that became lost meanwhile is not what the target has: the slot gives itself back.
         let lost = repair.dirty.map.touched(part.range).any(|region| repair.dirty.map.is_lost(region));
         match (completion.result, slot) {
             (Ok(_), Some(mut slot)) if !lost => {
@@ -125,8 +128,8 @@ impl Tap {
                 tracing::warn!(disk = %self.disk.name(), range = %part.range, %error, "a range cannot be read, so its hash is not logged");
             }
         }
-        // A run that began again meanwhile starts at 0 all the same.
-        if digests.at == part.range.start {
+        // A run that began again meanwhile starts at 0 all the same; a part that became lost is hashed once it is back.
+        if digests.at == part.range.start && !lost {
             digests.at = part.range.end;
         }
         self.tell_digests();

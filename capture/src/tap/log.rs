@@ -10,9 +10,11 @@ use farshore_changelog::units::{ByteRange, UnixMicros, align_up};
 
 /// What the ring's payloads are rounded up to, in bytes.
 const SLOT_PAGE_BYTES: u64 = 4096;
-/// Slots of a lane that only words about the group may take: a full ring must still be able to say that it is full, and a process
-/// that starts anew that a resync begins.
-const WORD_SLOTS: u64 = 8;
+/// Slots of a lane, as a divisor of all, that only words about the group may take: a full ring must still be able to say that it is
+/// full, and each process that starts anew, while it stays full, that a resync begins.
+const WORD_SLOTS_SHARE: u64 = 8;
+/// Most of them: two a start, for more starts than an outage sees.
+const WORD_SLOTS_MAX: u64 = 256;
 /// Whoever waits for room asks again far sooner than this.
 const ASKS_AGAIN: Duration = Duration::from_secs(2);
 
@@ -71,9 +73,16 @@ impl LaneLog {
         if self.fenced() {
             return Err(MarkError::Fenced);
         }
+        if self.producer.free_slots() <= self.word_slots() {
+            return Err(MarkError::Full);
+        }
         let mut slot = self.producer.reserve(name.len() as u32).ok_or(MarkError::Full)?;
         slot.payload_mut()[..name.len()].copy_from_slice(name.as_bytes());
         Ok(self.put(slot, Op::Mark, name.len() as u64))
+    }
+
+    fn word_slots(&self) -> u64 {
+        (self.producer.slots() / WORD_SLOTS_SHARE).min(WORD_SLOTS_MAX)
     }
 
     /// Puts a word about the group that has no payload; `None` when the ring is full.
@@ -112,7 +121,7 @@ impl LaneLog {
         let needed = room_needed(payloads);
         // Asked before anything is taken: what is given back again is free only once everything before it is.
         let refused = self.refused_bytes > 0 && self.refused_bytes > needed && self.short_of_room();
-        let slots = self.producer.free_slots() >= payloads.len() as u64 + WORD_SLOTS;
+        let slots = self.producer.free_slots() >= payloads.len() as u64 + self.word_slots();
         let room = !refused && slots && (payloads.len() < 2 || self.producer.free_payload_bytes() >= needed);
         let mut reserve_all =
             || payloads.iter().map(|bytes| self.producer.reserve(*bytes)).collect::<Option<Vec<Slot>>>();
@@ -131,7 +140,8 @@ impl LaneLog {
     /// Whether a reservation was refused and there is no room for it yet.
     pub(super) fn short_of_room(&self) -> bool {
         self.refused_since.is_some()
-            && (self.producer.free_payload_bytes() < self.refused_bytes || self.producer.free_slots() <= WORD_SLOTS)
+            && (self.producer.free_payload_bytes() < self.refused_bytes
+                || self.producer.free_slots() <= self.word_slots())
     }
 
     /// How long requests have been waiting for room; zero when nobody asks any more.
@@ -149,7 +159,7 @@ impl LaneLog {
     /// A slot for a resync read, as long as the other half of the lane stays free for the guest.
     pub(super) fn reserve_for_resync(&mut self, payload: u32) -> Option<Slot> {
         let stays = self.producer.free_payload_bytes().checked_sub(u64::from(payload))?;
-        let slots = self.producer.free_slots() > WORD_SLOTS;
+        let slots = self.producer.free_slots() > self.word_slots();
         if !slots || self.short_of_room() || stays < self.producer.payload_capacity() / 2 {
             return None;
         }

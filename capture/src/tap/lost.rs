@@ -1,7 +1,7 @@
 //! Ranges that the log may not have, by the dirty map (`dirty.rs`): open before they are changed, lost before anyone is answered
 //! whose change the log does not have, and repaired by resync (`copy.rs`).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -46,8 +46,8 @@ pub struct Repair {
     pub(super) cursor: u64,
     /// No region is read before this time: the last one could not be.
     pub(super) paused_until: Option<Instant>,
-    /// Changes that are done without the log and wait for its word that it is not consistent.
-    unannounced: Vec<usize>,
+    /// Changes that the log does not get and that wait for its word that it is not consistent.
+    unannounced: Vec<Waiter>,
     /// What the target is known to have.
     pub(super) known: Option<Known>,
     tend_at: Instant,
@@ -198,9 +198,10 @@ impl Tap {
     ) {
         let Some(repair) = &self.repair else { return };
         let (map, whole) = (&repair.dirty.map, self.disk.range());
-        let regions = ranges.iter().flat_map(|range| map.touched(range.intersect(whole)));
-        let ranges: Vec<ByteRange> =
-            regions.filter(|region| !only_open || map.is_open(*region)).map(|region| map.range(region)).collect();
+        // Each once, however often it was named.
+        let regions: BTreeSet<u64> = ranges.iter().flat_map(|range| map.touched(range.intersect(whole))).collect();
+        let wanted = regions.into_iter().filter(|region| !only_open || map.is_open(*region));
+        let ranges: Vec<ByteRange> = wanted.map(|region| map.range(region)).collect();
         self.lose_ranges(&ranges);
         self.commit_map(&mut Cx { engine, finished });
     }
@@ -223,7 +224,9 @@ impl Tap {
         let (range, unlogged) = self.entered(change);
         let Some(repair) = &mut self.repair else { return };
         match repair.dirty.entered(range) {
-            Entered::Ready if unlogged && !repair.progress.announced() => repair.unannounced.push(change),
+            Entered::Ready if unlogged && !repair.progress.announced() => {
+                repair.unannounced.push(Waiter::Begin(change))
+            }
             Entered::Ready => self.order_change(cx, change),
             Entered::Refused => self.refuse_change(cx, change, os_error(libc::EIO)),
             Entered::After(commit) => {
@@ -257,8 +260,16 @@ impl Tap {
         for waiter in repair.dirty.served() {
             match waiter {
                 Waiter::Begin(change) => self.regions_entered(cx, change),
-                Waiter::Settle(change) => self.settle_change(cx, change),
+                Waiter::Settle(change) => self.settle_lost(cx, change),
             }
+        }
+    }
+
+    /// A change whose range is lost is settled once the log says that it is not consistent.
+    fn settle_lost(&mut self, cx: &mut Cx<'_>, change: usize) {
+        match self.repair.as_mut().filter(|repair| !repair.progress.announced()) {
+            Some(repair) => repair.unannounced.push(Waiter::Settle(change)),
+            None => self.settle_change(cx, change),
         }
     }
 
@@ -296,7 +307,12 @@ impl Tap {
         let words_due = progress.advance(&mut log.borrow_mut());
         if progress.announced() {
             let waiting = std::mem::take(&mut repair.unannounced);
-            waiting.into_iter().for_each(|change| self.regions_entered(cx, change));
+            for waiter in waiting {
+                match waiter {
+                    Waiter::Begin(change) => self.regions_entered(cx, change),
+                    Waiter::Settle(change) => self.settle_change(cx, change),
+                }
+            }
         }
         self.clear_bits(cx);
         self.pump_copies(cx);
@@ -307,7 +323,8 @@ impl Tap {
         } else if to_copy && !self.stopping && self.logging().is_some() {
             Some(COPY_RETRY)
         } else {
-            (to_copy || !repair.copied.is_empty() || repair.dirty.is_busy()).then_some(TICK)
+            let overflow = repair.progress.in_overflow();
+            (to_copy || overflow || !repair.copied.is_empty() || repair.dirty.is_busy()).then_some(TICK)
         }
     }
 

@@ -276,7 +276,7 @@ impl Tap {
         let mut log = log.borrow_mut();
         if repair.progress.in_overflow() {
             log.forget_refused();
-        } else if log.refused_for() >= repair.progress.rules().wait(log.ring()) {
+        } else if log.refused_for() >= repair.progress.rules().wait(log.ring(), self.stopping) {
             repair.progress.enter_overflow(&mut log);
         }
     }

@@ -95,6 +95,12 @@ impl Producer {
         Seq(first)
     }
 
+    /// Slots of the whole lane.
+    #[must_use]
+    pub fn slots(&self) -> u64 {
+        self.lane.geometry().slots()
+    }
+
     /// Slots that are free now.
     #[must_use]
     pub fn free_slots(&self) -> u64 {

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use farshore_capture::lane::LaneHandle;
 use farshore_capture::tap::{DiskState, Tap};
 use farshore_changelog::clock;
+use farshore_changelog::ids::Epoch;
 use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_changelog::units::ByteRange;
-use farshore_shipper::requests;
-use farshore_vault::{Request, Vault};
+use farshore_shipper::{SourceState, requests};
+use farshore_vault::{EpochObject, Request, Vault};
 
 use super::answer::Answers;
 use super::serve::Serving;
@@ -21,7 +22,9 @@ use crate::verbs::block_on;
 /// How often the folder of requests is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon a request that could not be carried out is tried again.
-pub const RETRY_AFTER: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How soon after a next epoch could not be begun, for which the exports paused.
+pub const FAILED_RETRY_AFTER: Duration = Duration::from_secs(600);
 /// How long the vault may take to answer before a new epoch is begun.
 const VAULT_MAX: Duration = Duration::from_secs(10);
 
@@ -94,17 +97,43 @@ impl Asked {
     }
 
     fn carry_out(&mut self) -> Result<Option<NextEpoch>> {
+        let mut pending = requests::pending(&self.config.state_dir)?;
         if let Some(n) = self.digests {
-            return self.finish_digests(n).map(|()| None);
+            // Whoever asks for a resync needs no comparison any more, and it may be what the comparison waits for.
+            pending.retain(|(m, request)| *m > n && matches!(request, Request::Resync { .. }));
+            if pending.is_empty() {
+                return self.finish_digests(n).map(|()| None);
+            }
+            self.digests = None;
         }
-        let Some((n, request)) = requests::pending(&self.config.state_dir)?.into_iter().next() else { return Ok(None) };
+        let Some((n, request)) = pending.into_iter().next() else { return Ok(None) };
+        if self.ring.shipper_state() == ShipperState::Fenced {
+            tracing::warn!(group = %self.config.group, request = n, "another site has the group: what was asked of this one is passed over");
+            requests::set_done(&self.config.state_dir, n)?;
+            return Ok(None);
+        }
         tracing::info!(group = %self.config.group, request = n, ?request, "the target asks");
         match request {
             Request::Resync { full: true, .. } => {
                 // The epoch is chosen by what the vault holds: nobody's disk is to pause for nothing.
-                let vault = self.config.vault.clone();
-                block_on(async { tokio::time::timeout(VAULT_MAX, Vault::open(&vault)).await })?
-                    .context("the vault does not answer")??;
+                let (url, group) = (self.config.vault.clone(), self.config.group.clone());
+                let newest = block_on(async {
+                    let asked = async { Vault::open(&url).await?.group(&group).newest_epoch(Epoch(1)).await };
+                    tokio::time::timeout(VAULT_MAX, asked).await
+                })?
+                .context("the vault does not answer")??;
+                let ours = SourceState::new(&self.config.state_dir).epoch()?.map(|noted| (noted.epoch, noted.nonce));
+                let anothers = |(there, _): (EpochObject, _)| {
+                    ours.is_none_or(|(epoch, nonce)| {
+                        there.epoch > epoch || (there.epoch == epoch && there.nonce != nonce)
+                    })
+                };
+                if newest.is_some_and(anothers) {
+                    // A failover that this source has not learned of yet: it must not take the group back.
+                    tracing::warn!(group = %self.config.group, request = n, "the vault's newest epoch is not this source's: a resync that was asked for is passed over");
+                    requests::set_done(&self.config.state_dir, n)?;
+                    return Ok(None);
+                }
                 return Ok(Some(NextEpoch { request: n, full: true }));
             }
             // Nobody reads the ring any more: what it holds is lost with it, and its regions are open.

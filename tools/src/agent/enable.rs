@@ -136,8 +136,9 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     }
     // They were asked of a source before this one, or are answered by copying every disk.
     requests::set_done(&config.state_dir, asked)?;
-    state.set_epoch(&epoch)?;
+    // In this order: a fence that stayed would hold for the new epoch too.
     state.forget_fence()?;
+    state.set_epoch(&epoch)?;
     Ok(Enabled { epoch: epoch.epoch, new: true })
 }
 

@@ -79,16 +79,18 @@ pub fn lose(
     let mut bytes = 0;
     for ((disk, map), changed) in disks.iter().zip(maps).zip(changed) {
         let before = map.lost_bytes();
-        match if *changed { Lost::All } else { lost } {
+        let lost = if *changed { Lost::All } else { lost };
+        if let (Lost::Open | Lost::All, Some(ring)) = (lost, ring) {
+            // Before the map says so, and even if it said so before: these regions are not those that the log has.
+            ring.set_resync_end(None);
+        }
+        match lost {
             Lost::AsNoted => {}
             Lost::Open => {
                 map.lose_open();
                 commit(map)?;
             }
             Lost::All => *map = all_lost(config, disk)?,
-        }
-        if let (true, Some(ring)) = (map.lost_bytes() > before, ring) {
-            ring.set_resync_end(None);
         }
         bytes += map.lost_bytes() - before;
     }

@@ -55,7 +55,7 @@ pub fn run(config: &Config, stop: &AtomicBool, ready: impl FnOnce(&Answers) -> R
             Ok(()) => Duration::ZERO,
             Err(error) => {
                 tracing::error!("group {}: the next epoch cannot be begun: {error:#}", config.group);
-                asked::RETRY_AFTER
+                asked::FAILED_RETRY_AFTER
             }
         };
     }
@@ -117,7 +117,7 @@ fn serve_group(
     let (mut distrusted, mut next) = (false, None);
     if started.is_ok() {
         stop::wait_while(stop, || {
-            distrusted = distrusted || distrust(config, &serving.states);
+            distrusted = distrust(config, &serving.states);
             next = asked.look().unwrap_or_else(|error| {
                 tracing::warn!("group {}: a request of the target waits: {error:#}", config.group);
                 None
@@ -154,7 +154,11 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: 
     }
     let all_confirmed = ring.confirmed_seq().next() >= ring.next_seq();
     if all_confirmed {
-        maps::close(config, &ring.spec().disks, files)?;
+        if let Err(error) = maps::close(config, &ring.spec().disks, files) {
+            // The kernel says so once: the next agent's fdatasync may succeed, and what it does not cover must not be believed.
+            crashsafe::remove(ring.path())?;
+            return Err(error);
+        }
     }
     let stamps = ring.spec().disks.iter().zip(files).filter_map(|(disk, file)| {
         let stamp = FileStamp::of(file).transpose()?;
@@ -177,12 +181,13 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: 
 /// these regions, or the whole disk, again. Gives whether that is so.
 fn distrust(config: &Config, states: &[Arc<DiskState>]) -> bool {
     let failed = states.iter().map(|disk| disk.read()).any(|disk| disk.sync_failed || disk.map_failed);
-    if failed {
+    let ring = ring::path_in(&config.ring_dir, &config.group);
+    if failed && ring.exists() {
         tracing::error!(
             "group {}: a disk or its dirty map has failed; the next start reads again what may differ",
             config.group
         );
-        if let Err(e) = crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)) {
+        if let Err(e) = crashsafe::remove(&ring) {
             tracing::error!("group {}: {e}", config.group);
         }
     }

@@ -84,6 +84,10 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         noted = noted_epoch(&state)?;
         start = decide(facts(&noted), found);
     }
+    if start.epoch != EpochChoice::Continue {
+        // It is not gone on with; nor by a start after a crash from here on, which would take it for one in which nothing is missing.
+        crashsafe::remove(&path)?;
+    }
     // Durable before there is an epoch, or a ring, that a process after a crash would take for one in which nothing is missing.
     let lost_bytes = maps::lose(config, &wanted.disks, &mut maps, start.lost, &changed, open.as_ref())?;
     let (epoch, ring) = match (start.epoch, open) {
