@@ -38,19 +38,29 @@ pub enum Wanted {
     Nothing,
 }
 
-/// Decides. `published`: there is a plan for the epoch. `empty`: the images hold nothing. Pure.
+/// What is known of the epoch of a resync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Known {
+    /// There is a plan for it in the vault. It is never removed.
+    pub published: bool,
+    /// It has a successor: nobody reads hashes for it any more, and where there is no plan nobody ever did.
+    pub over: bool,
+    /// The images hold nothing.
+    pub empty: bool,
+}
+
+/// Decides. Pure.
 #[must_use]
-pub fn decide(position: &ReplayPosition, epoch: &EpochObject, published: bool, empty: bool, from_bytes: u64) -> Wanted {
-    let needed = needed(position, epoch);
+pub fn decide(position: &ReplayPosition, epoch: &EpochObject, known: Known, from_bytes: u64) -> Wanted {
     if epoch.reason == Reason::FirstStart {
         return Wanted::Nothing;
     }
-    match (published, needed) {
+    let worth_it = position.resync_announced >= from_bytes && !known.empty;
+    match (known.published, needed(position, epoch)) {
         (true, true) => Wanted::Compare,
         (true, false) => Wanted::Nothing,
-        (false, true) => Wanted::Publish,
-        (false, false) if position.resync_announced >= from_bytes && !empty => Wanted::Publish,
-        (false, false) => Wanted::Nothing,
+        (false, needed) if (needed || worth_it) && !known.over => Wanted::Publish,
+        (false, _) => Wanted::Nothing,
     }
 }
 

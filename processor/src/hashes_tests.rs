@@ -24,24 +24,30 @@ fn who_publishes_and_who_compares_is_a_table() {
     let position = |announced, hashes| ReplayPosition { resync_announced: announced, hashes, ..start.clone() };
     let (large, small) = (PUBLISH_FROM_BYTES, PUBLISH_FROM_BYTES - 1);
     let (useful, needed) = (HashesDue::Useful, HashesDue::Needed);
-    // announced, due, reason, published, empty -> wanted
+    let none = Known::default();
+    let (published, over, empty) =
+        (Known { published: true, ..none }, Known { over: true, ..none }, Known { empty: true, ..none });
     let table = [
-        (large, useful, Reason::RingLost, false, false, Publish),
-        (small, useful, Reason::RingLost, false, false, Nothing),
-        (large, useful, Reason::RingLost, false, true, Nothing),
+        (large, useful, Reason::RingLost, none, Publish),
+        (small, useful, Reason::RingLost, none, Nothing),
+        (large, useful, Reason::RingLost, empty, Nothing),
+        (large, useful, Reason::RingLost, over, Nothing),
         // Replay of one log gives one and the same images.
-        (large, useful, Reason::RingLost, true, false, Nothing),
+        (large, useful, Reason::RingLost, published, Nothing),
         // These may be others.
-        (small, needed, Reason::RingLost, false, true, Publish),
-        (small, needed, Reason::RingLost, true, true, Compare),
-        (small, useful, Reason::AskedFor, false, true, Publish),
-        (small, useful, Reason::AskedFor, true, false, Compare),
-        (large, useful, Reason::FirstStart, false, true, Nothing),
-        (large, needed, Reason::FirstStart, true, false, Nothing),
+        (small, needed, Reason::RingLost, empty, Publish),
+        (small, needed, Reason::RingLost, published, Compare),
+        (small, needed, Reason::RingLost, over, Nothing),
+        (small, useful, Reason::AskedFor, empty, Publish),
+        (small, useful, Reason::AskedFor, published, Compare),
+        (small, useful, Reason::AskedFor, Known { over: true, ..published }, Compare),
+        (small, useful, Reason::AskedFor, over, Nothing),
+        (large, useful, Reason::FirstStart, empty, Nothing),
+        (large, needed, Reason::FirstStart, published, Nothing),
     ];
-    for (announced, due, reason, published, empty, wanted) in table {
-        let found = decide(&position(announced, due), &epoch(reason), published, empty, PUBLISH_FROM_BYTES);
-        assert_eq!(found, wanted, "{announced} {due:?} {reason:?} {published} {empty}");
+    for (announced, due, reason, known, wanted) in table {
+        let found = decide(&position(announced, due), &epoch(reason), known, PUBLISH_FROM_BYTES);
+        assert_eq!(found, wanted, "{announced} {due:?} {reason:?} {known:?}");
     }
 }
 

@@ -159,7 +159,8 @@ fn encode(points: &[Point]) -> Vec<u8> {
 }
 
 fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Point>, TargetError> {
-    let damaged = |at: usize, what: &str| TargetError::damaged(path, at as u64, what);
+    let hint = "(moved away, its points lose their ids and names, and can be had by time and seq)";
+    let damaged = |at: usize, what: &str| TargetError::damaged(path, at as u64, format!("{what} {hint}"));
     if bytes.len() < HEAD_BYTES + HASH_BYTES {
         return Err(damaged(bytes.len(), "it is too short"));
     }

@@ -9,7 +9,7 @@ use farshore_vault::{HashPlan, Put, VaultError};
 
 use super::GroupTask;
 use crate::error::GroupError;
-use crate::hashes::{HashJob, Wanted, decide, first_difference, needed, plan_of};
+use crate::hashes::{HashJob, Known, Wanted, decide, first_difference, needed, plan_of};
 use crate::position::{HashesDue, ReplayPosition};
 
 impl GroupTask {
@@ -77,8 +77,12 @@ impl GroupTask {
     fn begin_hashing(&mut self, position: &ReplayPosition) -> Result<HashJob, GroupError> {
         let vault = self.fetcher.vault().clone();
         let epoch = position.epoch;
-        let (object, plan) = self.fetcher.block_on(async {
+        let (object, plan, over) = self.fetcher.block_on(async {
             let object = vault.get_epoch(epoch).await?;
+            let over = match vault.get_epoch(epoch.next()).await {
+                Err(VaultError::Damaged { .. } | VaultError::Version { .. }) => true,
+                next => next?.is_some(),
+            };
             let plan = match vault.get_hash_plan(epoch).await {
                 Err(e @ (VaultError::Damaged { .. } | VaultError::Version { .. })) => {
                     tracing::warn!(group = %vault.group(), error = %e, "a plan of hashes cannot be read, neither by the source");
@@ -86,13 +90,13 @@ impl GroupTask {
                 }
                 plan => plan?,
             };
-            Ok::<_, VaultError>((object, plan))
+            Ok::<_, VaultError>((object, plan, over))
         })?;
         let Some(replay) = &self.replay else { return Ok(nothing(self, position)) };
         let Some((object, _)) = object else { return Ok(nothing(self, position)) };
         let empty = replay.images().iter().map(|image| image.is_empty()).collect::<Result<Vec<_>, _>>()?;
-        let empty = empty.into_iter().all(|empty| empty);
-        let wanted = decide(position, &object, plan.is_some(), empty, self.config.hashes_from_bytes);
+        let known = Known { published: plan.is_some(), over, empty: empty.into_iter().all(|empty| empty) };
+        let wanted = decide(position, &object, known, self.config.hashes_from_bytes);
         let own = plan_of(replay.disks(), position, self.config.hash_unit_bytes);
         let plan = match (wanted, plan) {
             (Wanted::Compare, Some(theirs)) if fits(&theirs, &plan_of(replay.disks(), position, theirs.unit_bytes)) => {
