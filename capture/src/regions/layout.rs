@@ -3,6 +3,7 @@
 
 use farshore_changelog::ids::DISK_NAME_MAX_BYTES;
 use farshore_changelog::ring::{DiskEntry, DiskKind};
+use farshore_changelog::segment::layout::COUNTER_MAX;
 
 use super::{REGION_BYTES_MAX, REGION_BYTES_MIN};
 
@@ -170,7 +171,7 @@ pub(super) fn decode_slot(slot: &[u8; PAGE_BYTES]) -> Slot<'_> {
     let generation = u64::from_le_bytes(slot[GENERATION_AT..SLOT_CRC_AT].try_into().expect("eight bytes"));
     if slot.iter().all(|byte| *byte == 0) {
         Slot::Blank
-    } else if generation == 0
+    } else if !(1..COUNTER_MAX).contains(&generation)
         || slot[SLOT_CRC_AT..SLOT_RESERVED_AT] != slot_crc(slot)
         || slot[SLOT_RESERVED_AT..OPEN_AT] != [0; 4]
     {

@@ -146,7 +146,11 @@ fn maps_of_other_disks_are_refused_and_damaged_ones_too() {
     older[VERSION_AT] = 1;
     std::fs::write(&path, &older).unwrap();
     let error = RegionMap::open(&path, &entry).unwrap_err();
-    assert!(matches!(error, MapError::Version { found: 1, .. }) && error.to_string().contains("--adopt"), "{error}");
+    assert!(
+        matches!(error, MapError::Version { found: 1, .. })
+            && error.to_string().contains("use the version that wrote it"),
+        "{error}"
+    );
 }
 
 /// Every way in which the sectors of one commit can have reached the disk or not: before it is acknowledged the old page may

@@ -53,6 +53,7 @@ fn segments() {
     for name in ["log-stored", "log-zstd", "heartbeat", "undo", "seal"] {
         seed("segment", name, &golden(&format!("segment-v1-{name}")));
     }
+    seed("segment", "log-v2", &golden("segment-v2-log-stored"));
     let undo = golden("segment-v1-undo");
     seed("undo", "batch", &undo);
     seed("undo", "run", &[&undo[..], &undo, &golden("segment-v1-heartbeat")].concat());

@@ -5,17 +5,21 @@
 
 use std::path::Path;
 
-use farshore_changelog::ids::GroupName;
+use farshore::agent::stamp;
+use farshore_changelog::ids::{DiskIndex, GroupName};
+use farshore_changelog::units::ByteRange;
 use farshore_fuzz::Scratch;
+use farshore_processor::compare::Comparison;
 use farshore_processor::failover::note::{self, Note};
 use farshore_processor::status::GroupStatus;
 use farshore_processor::target::{GroupDir, Origin};
+use farshore_processor::undo::damage;
 use farshore_processor::undo::published::Published;
 use farshore_shipper::{SourceState, requests};
 use libfuzzer_sys::fuzz_target;
 
 /// Where each note lies; the target's folder of the group is `web01`.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "epoch.json",
     "shipped.json",
     "fenced.json",
@@ -25,6 +29,9 @@ const FILES: [&str; 9] = [
     "web01/status.json",
     "web01/overlay/a/failover.json",
     "web01/undo/published",
+    "web01/verify.json",
+    "web01/undo/00000000000000004096.damaged",
+    "stop.json",
 ];
 
 fn source(dir: &Path) {
@@ -41,6 +48,7 @@ fn source(dir: &Path) {
         state.set_fenced(&fenced).expect("a note can be written");
         assert_eq!(state.fenced().expect("what was written can be read"), Some(fenced));
     }
+    let _ = stamp::changed(dir, &[]);
     if let Ok(done) = requests::done(dir) {
         let pending = requests::pending(dir);
         if let Ok(pending) = pending {
@@ -65,6 +73,16 @@ fn target(dir: &Path) {
     if let Ok(Some(note)) = Note::read(&path) {
         note.write(&path).expect("a note can be written");
         assert_eq!(Note::read(&path).expect("what was written can be read"), Some(note));
+    }
+    if let Ok(mut comparison) = Comparison::read(&dir) {
+        comparison.write(&dir).expect("a note can be written");
+        assert_eq!(Comparison::read(&dir).expect("what was written can be read"), comparison);
+        let differing = comparison.open().count();
+        comparison.written(DiskIndex(0), ByteRange { start: 0, end: 1 << 20 }, 4096);
+        assert!(comparison.open().count() <= differing);
+    }
+    if let Ok(known) = damage::known(&dir.undo()) {
+        assert!(known.iter().all(|damage| damage.offset <= 4096));
     }
     let _ = note::offsets_needed(dir.root());
     if let Ok(published) = Published::open(&dir.published()) {

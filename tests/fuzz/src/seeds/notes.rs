@@ -6,7 +6,9 @@ use std::path::Path;
 use farshore::agent::control::{Ask, Marked, Reply, send};
 use farshore_capture::nbd::consts::*;
 use farshore_changelog::ids::{DiskIndex, DiskName, Epoch, GroupName, Hash, Position, SegmentNo, Seq};
-use farshore_changelog::units::UnixMicros;
+use farshore_changelog::units::{ByteRange, UnixMicros};
+use farshore_processor::compare::report::Counts;
+use farshore_processor::compare::{Comparison, Mismatch, Run};
 use farshore_processor::failover::note::{Note, NotedPoint, Stage};
 use farshore_processor::position::ReplayPosition;
 use farshore_processor::status::{GroupState, GroupStatus};
@@ -142,6 +144,23 @@ fn notes(scratch: &Path) {
     note.write(&path).expect("a note can be written");
     kind("notes", 7, "failover", &read(&path));
     kind("notes", 8, "published", &4096_u64.to_le_bytes());
+
+    let range = ByteRange { start: 4096, end: 8192 };
+    let position = Position { epoch: Epoch(3), seq: Seq(7) };
+    let mismatch =
+        Mismatch { disk: DiskIndex(0), range, position, undo_end: 4096, left: vec![range], repaired_at: None };
+    let run = Run {
+        request: 1,
+        position,
+        time: TIME,
+        counts: Counts { regions: 4, bytes: 16_384, differing: 1, skipped: 0 },
+    };
+    let comparison =
+        Comparison { through: position, last: Some(run), mismatches: vec![mismatch], ..Comparison::default() };
+    comparison.write(&dir).expect("a note can be written");
+    kind("notes", 9, "comparison", &read(&dir.comparison()));
+    kind("notes", 10, "damage", br#"{"format":1,"what":"a hash is wrong","found":"2025-01-01T00:00:00Z"}"#);
+    kind("notes", 11, "stop", br#"{"disks":[{"name":"vda","size_bytes":512,"inode":1,"mtime_ns":2,"ctime_ns":3}]}"#);
 }
 
 fn control() {
