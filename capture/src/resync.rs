@@ -114,6 +114,8 @@ struct Inner {
     left_bytes: u64,
     /// `resync begin` is in the log and `resync end` not yet.
     begun: bool,
+    /// A `resync begin` and its end are due although nothing is lost.
+    to_close: bool,
     /// The newest `resync end`.
     ended: Option<Seq>,
     /// The `overflow` in the log, while it lasts.
@@ -198,9 +200,12 @@ impl ResyncProgress {
         if !drained {
             return;
         }
-        inner.overflow = None;
-        // With nothing to copy the end alone is due.
-        inner.begun = inner.left_regions == 0;
+        // Also with nothing to copy: the target waits for a resync to begin and to end.
+        if log.announce(Op::ResyncBegin, inner.left_bytes).is_none() {
+            return;
+        }
+        (inner.overflow, inner.begun) = (None, true);
+        (inner.since, inner.copied_bytes) = (Some(clock::mono()), 0);
         inner.advance(log);
         self.overflow.store(false, Ordering::Release);
         tracing::info!(left_bytes = inner.left_bytes, "the log has room again: what it does not have is copied");
@@ -217,11 +222,12 @@ impl ResyncProgress {
         inner.advance(log);
     }
 
-    /// Puts the `resync end` of a log that goes on, in which nothing is lost although it may have an open `resync begin`: whoever
-    /// put that died before the lost bit was durable, and the operation was settled since. Before any lane runs.
+    /// Puts a resync that copies nothing: nothing is lost, although the log, or that of the epoch before, may have an open `overflow`
+    /// or `resync begin`. Whoever put that died before the lost bit was durable, or before there was room for the end. Before any
+    /// lane runs; where there is no room now, a later tick of any tap does it.
     pub fn close(&self, log: &mut LaneLog) {
         let mut inner = self.inner();
-        inner.begun = true;
+        inner.to_close = true;
         inner.advance(log);
     }
 
@@ -238,7 +244,7 @@ impl ResyncProgress {
     pub(crate) fn advance(&self, log: &mut LaneLog) -> bool {
         let mut inner = self.inner();
         inner.advance(log);
-        inner.overflow.is_none() && inner.begun != (inner.left_regions > 0)
+        inner.overflow.is_none() && (inner.to_close || inner.begun != (inner.left_regions > 0))
     }
 
     /// Whether the log says that positions are not consistent, so that an operation may be done without it.
@@ -290,8 +296,9 @@ impl Inner {
             return;
         }
         let wanted = self.left_regions > 0;
-        if wanted && !self.begun {
+        if (wanted || self.to_close) && !self.begun {
             self.begun = log.announce(Op::ResyncBegin, self.left_bytes).is_some();
+            self.to_close &= !self.begun;
             (self.since, self.copied_bytes) = (Some(clock::mono()), 0);
         }
         if !wanted && self.begun {

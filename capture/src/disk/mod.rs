@@ -104,7 +104,6 @@ pub struct SourceDisk {
     size_bytes: u64,
     block_bytes: u32,
     buffered_because: Option<String>,
-    punches_holes: bool,
     stamp: Option<FileStamp>,
 }
 
@@ -141,9 +140,8 @@ impl SourceDisk {
             Ok(block) => (block, None),
             Err(why) => (SECTOR_BYTES as u32, Some(why)),
         };
-        let punches_holes = identity.kind == DiskKind::File && space::punches_holes(&file, size_bytes);
         let (path, file) = (path.to_owned(), Arc::new(file));
-        Ok(Self { name, path, file, identity, size_bytes, block_bytes, buffered_because, punches_holes, stamp })
+        Ok(Self { name, path, file, identity, size_bytes, block_bytes, buffered_because, stamp })
     }
 
     /// The same disk as if its direct I/O wanted larger blocks.
@@ -208,10 +206,10 @@ impl SourceDisk {
         self.buffered_because.as_deref()
     }
 
-    /// Whether a range is zeroed quicker than by writing zeroes.
+    /// Whether a range is zeroed quicker than by writing zeroes. It is tried, which changes a file's times.
     #[must_use]
     pub fn punches_holes(&self) -> bool {
-        self.punches_holes
+        self.identity.kind == DiskKind::File && space::punches_holes(&self.file, self.size_bytes)
     }
 
     /// The whole disk.

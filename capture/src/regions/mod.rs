@@ -207,6 +207,8 @@ impl RegionMap {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MapError::Missing { path: path.to_owned() }),
             Err(e) => return Err(io("open it")(e)),
         };
+        // A process that was killed before its fdatasync may have left a page in memory only.
+        medium::sync_data(&file).map_err(io("make it durable"))?;
         let len = file.metadata().map_err(io("look at it"))?.len();
         if len < PAGE_BYTES as u64 {
             return Err(damaged(format!("it has {len} bytes")));

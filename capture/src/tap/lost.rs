@@ -202,6 +202,10 @@ impl Tap {
         let regions: BTreeSet<u64> = ranges.iter().flat_map(|range| map.touched(range.intersect(whole))).collect();
         let wanted = regions.into_iter().filter(|region| !only_open || map.is_open(*region));
         let ranges: Vec<ByteRange> = wanted.map(|region| map.range(region)).collect();
+        if let Some(repair) = &mut self.repair {
+            // Whoever asks does not believe what the target has there.
+            ranges.iter().for_each(|range| repair.note_change(*range));
+        }
         self.lose_ranges(&ranges);
         self.commit_map(&mut Cx { engine, finished });
     }

@@ -80,6 +80,10 @@ impl Answers {
             let wanted = name.to_owned();
             let put = self.0.lane.run(move |access| access.devices[0].mark(&wanted)).map_err(|e| e.to_string())?;
             match put {
+                // Another lane may have put an `overflow` or a `resync begin` before it.
+                Ok(_) if self.0.progress.status().in_progress => {
+                    return Err("a resync began meanwhile, so the mark names no consistent position; try again when it has ended".into());
+                }
                 Ok(seq) => return Ok(seq),
                 Err(MarkError::Full) => clock::sleep(MARK_PAUSE),
                 Err(e @ (MarkError::Name | MarkError::Fenced)) => return Err(e.to_string()),

@@ -134,11 +134,12 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
         // Every region will be lost, whatever they say, and whoever wrote them.
         super::maps::remove(config)?;
     }
-    // They were asked of a source before this one, or are answered by copying every disk.
-    requests::set_done(&config.state_dir, asked)?;
-    // In this order: a fence that stayed would hold for the new epoch too.
+    // In this order: a fence that stayed would hold for the new epoch too, and a request counts as done once the epoch is noted that
+    // answers it.
     state.forget_fence()?;
     state.set_epoch(&epoch)?;
+    // They were asked of a source before this one, or are answered by copying every disk.
+    requests::set_done(&config.state_dir, asked)?;
     Ok(Enabled { epoch: epoch.epoch, new: true })
 }
 

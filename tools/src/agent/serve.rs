@@ -14,7 +14,7 @@ use farshore_capture::regions::RegionMap;
 use farshore_capture::resync::{ResyncProgress, Rules, STUCK_WAIT};
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
 use farshore_capture::tap::{DiskState, HASHES_WAIT, HASHES_WAIT_FROM_BYTES, Known, LaneLog, Repair, Tap, TapSetup};
-use farshore_changelog::ids::{DiskIndex, Seq};
+use farshore_changelog::ids::{DiskIndex, Epoch, Seq};
 use farshore_changelog::ring::Ring;
 
 use crate::config::{Config, EngineChoice, OnFull};
@@ -115,8 +115,9 @@ pub fn lanes(
     let lost_regions: u64 = maps.iter().map(RegionMap::lost_regions).sum();
     let lost_bytes: u64 = maps.iter().map(RegionMap::lost_bytes).sum();
     let to_copy = lost_regions > 0 && ended.is_none();
-    // Nobody knows whether a `resync begin` is open; an end more does no harm.
-    let to_close = lost_regions == 0 && ended.is_none() && ring.next_seq() > Seq(1);
+    // Nobody knows whether an `overflow` or a `resync begin` is open, here or in the epoch before; one more that ends does no harm.
+    let began_before = ring.next_seq() > Seq(1) || ring.spec().epoch > Epoch(1);
+    let to_close = lost_regions == 0 && ended.is_none() && began_before;
     // Only of a ring of which this process sees everything.
     let hashes = (last_seq == Seq(0) && !skip_holes).then(|| {
         let wait = if lost_bytes >= HASHES_WAIT_FROM_BYTES { HASHES_WAIT } else { Duration::ZERO };

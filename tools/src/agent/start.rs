@@ -89,7 +89,13 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         crashsafe::remove(&path)?;
     }
     // Durable before there is an epoch, or a ring, that a process after a crash would take for one in which nothing is missing.
-    let lost_bytes = maps::lose(config, &wanted.disks, &mut maps, start.lost, &changed, open.as_ref())?;
+    let newly_lost = maps::lose(config, &wanted.disks, &mut maps, start.lost, &changed, open.as_ref())?;
+    let lost_bytes = match start.epoch {
+        // What a resync before has copied is in the ring.
+        EpochChoice::Continue => newly_lost,
+        // Also what was lost before, and whose copy the vault has not confirmed.
+        EpochChoice::Begin | EpochChoice::Next => maps.iter().map(RegionMap::lost_bytes).sum(),
+    };
     let (epoch, ring) = match (start.epoch, open) {
         (EpochChoice::Continue, Some(ring)) => (noted.epoch, ring),
         (EpochChoice::Continue, None) => unreachable!("a ring that fits is open"),

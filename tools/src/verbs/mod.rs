@@ -23,5 +23,9 @@ use anyhow::Result;
 /// # Errors
 /// When the runtime cannot be made.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    // Dropped, it would wait for a folder vault that hangs, whatever time limit the future had.
+    runtime.shutdown_background();
+    Ok(output)
 }
