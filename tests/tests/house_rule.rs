@@ -14,13 +14,17 @@ const TABLE: [(&str, &str, &[&str]); 8] = [
     ("farshore-shipper", "shipper", &["farshore-changelog", "farshore-vault"]),
     ("farshore-processor", "processor", &["farshore-changelog", "farshore-vault"]),
     ("farshore", "tools", ALL),
-    ("farshore-tests", "tests", ALL),
+    ("farshore-tests", "tests", ALL_AND_THE_TOOLS),
     ("farshore-benches", "benches", ALL),
 ];
 
 /// Every stage.
 const ALL: &[&str] =
     &["farshore-changelog", "farshore-capture", "farshore-vault", "farshore-shipper", "farshore-processor"];
+
+/// The simulator also drives the agent's own decisions, as the tools have them.
+const ALL_AND_THE_TOOLS: &[&str] =
+    &["farshore-changelog", "farshore-capture", "farshore-vault", "farshore-shipper", "farshore-processor", "farshore"];
 
 /// What the language of the stages and the path of the data must not bring along: runtimes, sockets over the network.
 const NO_RUNTIME_IN: [&str; 2] = ["farshore-changelog", "farshore-capture"];
