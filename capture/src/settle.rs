@@ -14,7 +14,15 @@ use crate::regions::{CommitError, RegionMap};
 /// - write, resync write: its range is read again
 /// - write zeroes, trim: its range is zeroed again; nobody was told that it was done, and doing it twice is doing it once
 /// - resync zeroes: its range is looked at, and lost where it does not read as zeroes; resync never changes a source
-pub fn settle(disks: &[SourceDisk], maps: &mut [RegionMap], record: &Record, payload: &mut [u8]) -> Settled {
+///
+/// # Errors
+/// When a range is lost and the dirty map cannot note it.
+pub fn settle(
+    disks: &[SourceDisk],
+    maps: &mut [RegionMap],
+    record: &Record,
+    payload: &mut [u8],
+) -> Result<Settled, CommitError> {
     let index = usize::from(record.disk.0);
     let (disk, map) = (&disks[index], &mut maps[index]);
     let range = record.range();
@@ -29,15 +37,12 @@ pub fn settle(disks: &[SourceDisk], maps: &mut [RegionMap], record: &Record, pay
         Op::Flush | Op::Mark | Op::ResyncBegin | Op::ResyncEnd | Op::Overflow | Op::Digest => Ok(true),
     };
     let error = match settled {
-        Ok(true) => return Settled::Reread,
+        Ok(true) => return Ok(Settled::Reread),
         Ok(false) => "it does not read as zeroes any more".to_owned(),
         Err(e) => e.to_string(),
     };
     tracing::error!(disk = %disk.name(), ?record, error, "an operation in flight cannot be settled: its regions are lost until resync");
-    if let Err(error) = lose(map, record) {
-        tracing::error!(disk = %disk.name(), %error, "and the dirty map cannot be written");
-    }
-    Settled::Unreadable
+    lose(map, record).map(|()| Settled::Unreadable)
 }
 
 fn lose(map: &mut RegionMap, record: &Record) -> Result<(), CommitError> {

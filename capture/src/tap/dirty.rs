@@ -222,6 +222,11 @@ impl Dirty {
         self.waiters.drain(..upto).map(|(_, who)| who).collect()
     }
 
+    /// Whether nothing waits for a commit that can still come.
+    pub fn is_durable(&self) -> bool {
+        self.failed() || (self.taken == self.done && !self.map.is_changed())
+    }
+
     /// Whether the map could not be written.
     pub fn failed(&self) -> bool {
         self.health != Health::Good

@@ -114,6 +114,7 @@ impl Tap {
             Err(error) => {
                 self.flushes.failed = true;
                 self.state.sync_failed.store(true, Relaxed);
+                self.distrust();
                 tracing::error!(disk = %self.disk.name(), %error, "fdatasync failed: every change is refused from now on");
             }
         }

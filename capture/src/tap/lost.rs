@@ -210,6 +210,12 @@ impl Tap {
         self.commit_map(&mut Cx { engine, finished });
     }
 
+    /// Whether the dirty map on disk says what it says in memory, as far as it can be written at all.
+    #[must_use]
+    pub fn map_is_durable(&self) -> bool {
+        self.repair.as_ref().is_none_or(|repair| repair.dirty.is_durable())
+    }
+
     /// The bits of a change's regions: set before the disk is touched (G5). It goes on when they are durable; `unlogged`: the log
     /// has no room for it, so its regions are lost too, which the log says before it is done.
     pub(super) fn open_regions(&mut self, cx: &mut Cx<'_>, change: usize, range: ByteRange, unlogged: bool) {
@@ -289,6 +295,7 @@ impl Tap {
             Some((error, removed)) => {
                 repair.dirty.committed(false, *removed);
                 self.state.map_failed.store(true, Relaxed);
+                self.distrust();
                 let then = if *removed {
                     "the next start copies the whole disk"
                 } else {

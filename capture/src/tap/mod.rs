@@ -204,6 +204,13 @@ impl Tap {
         self.log.as_ref().filter(|log| !log.borrow().fenced())
     }
 
+    /// What the disk or its map holds is not known any more: whoever takes the ring over must not go on with it.
+    fn distrust(&self) {
+        if let Some(log) = &self.log {
+            log.borrow().ring().distrust();
+        }
+    }
+
     /// The log, as long as it has room.
     fn roomy_log(&self) -> Option<&Rc<RefCell<LaneLog>>> {
         let overflow = self.repair.as_ref().is_some_and(|repair| repair.progress.in_overflow());

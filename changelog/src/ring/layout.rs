@@ -59,7 +59,8 @@ pub(super) const H_SHIPPER_STATE: usize = H_DOORBELL + 64;
 pub(super) const H_SHIPPER_SEEN: usize = H_SHIPPER_STATE + 8;
 pub(super) const H_SPOOL_BYTES: usize = H_SHIPPER_SEEN + 8;
 pub(super) const H_RESYNC_END: usize = H_SPOOL_BYTES + 8;
-pub(super) const H_WORDS_END: usize = H_RESYNC_END + 8;
+pub(super) const H_DISTRUSTED: usize = H_RESYNC_END + 8;
+pub(super) const H_WORDS_END: usize = H_DISTRUSTED + 8;
 
 /// Largest value of a seq, slot number or payload position; a larger one is damage, and arithmetic on smaller ones is safe.
 pub(super) const COUNTER_MAX: u64 = 1 << 62;
@@ -96,7 +97,7 @@ pub(super) const S_NUMBER: usize = S_STATE + 4;
 
 const _: () = {
     assert!(H_CRC == 128 && H_RESERVED == 132 && H_RESERVED <= H_WORDS);
-    assert!(H_WORDS_END == 608 && H_WORDS_END <= H_DISKS);
+    assert!(H_WORDS_END == 616 && H_WORDS_END <= H_DISKS);
     assert!(H_DISKS + DISK_BYTES * DISKS_PER_GROUP_MAX == HEADER_BYTES);
     assert!(D_RESERVED == 64 && D_RESERVED < DISK_BYTES);
     assert!(S_CRC == 48 && S_NUMBER + 8 == SLOT_BYTES as usize);
@@ -121,6 +122,7 @@ pub(super) struct HeaderWords {
     pub shipper_seen: AtomicU64,
     pub spool_bytes: AtomicU64,
     pub resync_end: AtomicU64,
+    pub distrusted: AtomicU64,
 }
 
 /// The atomic words at the start of a lane.
@@ -162,6 +164,7 @@ const _: () = {
     assert!(offset_of!(HeaderWords, shipper_seen) == H_SHIPPER_SEEN - H_WORDS);
     assert!(offset_of!(HeaderWords, spool_bytes) == H_SPOOL_BYTES - H_WORDS);
     assert!(offset_of!(HeaderWords, resync_end) == H_RESYNC_END - H_WORDS);
+    assert!(offset_of!(HeaderWords, distrusted) == H_DISTRUSTED - H_WORDS);
     assert!(size_of::<HeaderWords>() == H_WORDS_END - H_WORDS);
     assert!(offset_of!(LaneWords, head) == L_HEAD);
     assert!(offset_of!(LaneWords, tail) == L_TAIL);

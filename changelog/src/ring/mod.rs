@@ -312,6 +312,17 @@ impl Ring {
         self.header().resync_end.store(end.unwrap_or_default().0, Release);
     }
 
+    /// Whether an fdatasync of a disk, or a write of its dirty map, has failed: no other process may go on with this ring.
+    #[must_use]
+    pub fn is_distrusted(&self) -> bool {
+        self.header().distrusted.load(Acquire) != 0
+    }
+
+    /// Notes, for good, that a disk or its dirty map has failed. The shipper goes on: what was logged is as it was.
+    pub fn distrust(&self) {
+        self.header().distrusted.store(1, Release);
+    }
+
     fn header(&self) -> &HeaderWords {
         self.0.map.header()
     }

@@ -12,7 +12,6 @@ use farshore_capture::device::{Answer, Device, DeviceTokens, Finished, Request, 
 use farshore_capture::engine::Engine;
 use farshore_capture::resync::ResyncProgress;
 use farshore_capture::tap::{DiskState, Tap};
-use farshore_changelog::crashsafe;
 use farshore_changelog::ids::{Epoch, Seq};
 use farshore_changelog::ring::{self, Ring};
 use farshore_shipper::uploader::End;
@@ -171,11 +170,6 @@ impl Agent {
 
     pub fn lost_regions(&self) -> u64 {
         self.states.iter().map(|state| state.read().lost_regions).sum()
-    }
-
-    /// As the agent does when a disk has failed.
-    pub fn distrust(&self, config: &Config) {
-        let _best_effort = crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group));
     }
 
     /// Everything that was logged is in the vault.

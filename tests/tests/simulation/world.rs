@@ -284,14 +284,8 @@ impl World {
             self.agent = Some(agent);
             return Ok(());
         }
-        let (clock, config) = (Rc::clone(&self.clock), self.config.clone());
-        let stepped = self.run(Process::Agent, || {
-            let ended = agent.step(&clock);
-            if agent.distrusted() {
-                agent.distrust(&config);
-            }
-            ended
-        });
+        let clock = Rc::clone(&self.clock);
+        let stepped = self.run(Process::Agent, || agent.step(&clock));
         match stepped {
             Ok(Ok(ended)) => {
                 self.overflows += agent.new_overflows();
@@ -313,11 +307,10 @@ impl World {
             shipper.stopping = true;
             return Ok(());
         }
-        let (distrusted, confirmed) = (agent.distrusted(), agent.all_confirmed());
+        let confirmed = agent.all_confirmed();
         let config = self.config.clone();
         let (ring, files) = (agent.ring(), agent.files());
-        let noted =
-            self.run(Process::Agent, || farshore::agent::end_in_order(&config, &ring, &files, !distrusted).is_ok());
+        let noted = self.run(Process::Agent, || farshore::agent::end_in_order(&config, &ring, &files).is_ok());
         match noted {
             Ok(noted) => {
                 self.note(format_args!("the agent has ended in order: all confirmed {confirmed}, noted {noted}"));

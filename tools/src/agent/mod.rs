@@ -28,8 +28,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use farshore_capture::disk::FileStamp;
-use farshore_capture::tap::DiskState;
-use farshore_changelog::ring::Ring;
+use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_changelog::{crashsafe, ring};
 use farshore_shipper::SourceState;
 
@@ -114,10 +113,9 @@ fn serve_group(
     };
     let started = ready(&answers);
     let mut asked = Asked::new(config, &ring, &serving, &answers, first_look);
-    let (mut distrusted, mut next) = (false, None);
+    let mut next = None;
     if started.is_ok() {
         stop::wait_while(stop, || {
-            distrusted = distrust(config, &serving.states);
             next = asked.look().unwrap_or_else(|error| {
                 tracing::warn!("group {}: a request of the target waits: {error:#}", config.group);
                 None
@@ -135,30 +133,31 @@ fn serve_group(
     started?;
     served?;
     if next.is_none() {
-        let trusted = !(distrusted || distrust(config, &serving.states));
-        end_in_order(config, &ring, &files, trusted)?;
+        end_in_order(config, &ring, &files)?;
     }
     Ok(next)
 }
 
 /// Notes how the group was left. Only what the vault has confirmed survives a reboot for certain: the ring does not, and the
-/// spool is the shipper's. `files`: the disks, still locked; `trusted`: none of them has failed.
+/// spool is the shipper's. `files`: the disks, still locked.
 ///
 /// # Errors
 /// When a disk, its map or the note cannot be written: the stop is then not a clean one.
-pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: bool) -> Result<()> {
+pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>]) -> Result<()> {
     let group = &config.group;
-    if !trusted {
-        tracing::info!("group {group}: stopped");
+    if ring.is_distrusted() {
+        tracing::error!(
+            "group {group}: stopped; a disk or its dirty map has failed, so the next start reads again what may differ"
+        );
         return Ok(());
     }
-    let all_confirmed = ring.confirmed_seq().next() >= ring.next_seq();
-    if all_confirmed {
-        if let Err(error) = maps::close(config, &ring.spec().disks, files) {
-            // The kernel says so once: the next agent's fdatasync may succeed, and what it does not cover must not be believed.
-            crashsafe::remove(ring.path())?;
-            return Err(error);
-        }
+    // What a fenced source wrote since is in no log.
+    let fenced = ring.shipper_state() == ShipperState::Fenced;
+    let all_confirmed = !fenced && ring.confirmed_seq().next() >= ring.next_seq();
+    if all_confirmed && let Err(error) = maps::close(config, &ring.spec().disks, files) {
+        // The kernel says so once: the next agent's fdatasync may succeed, and what it does not cover must not be believed.
+        ring.distrust();
+        return Err(error);
     }
     let stamps = ring.spec().disks.iter().zip(files).filter_map(|(disk, file)| {
         let stamp = FileStamp::of(file).transpose()?;
@@ -174,22 +173,4 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>], trusted: 
         );
     }
     Ok(())
-}
-
-/// After a failed fdatasync the disk may lack what the log has; every region that it may lack is open, and stays so. After a failed
-/// write of a dirty map the map is gone. The ring's file is removed then, so that the next agent, however this one ends, reads
-/// these regions, or the whole disk, again. Gives whether that is so.
-fn distrust(config: &Config, states: &[Arc<DiskState>]) -> bool {
-    let failed = states.iter().map(|disk| disk.read()).any(|disk| disk.sync_failed || disk.map_failed);
-    let ring = ring::path_in(&config.ring_dir, &config.group);
-    if failed && ring.exists() {
-        tracing::error!(
-            "group {}: a disk or its dirty map has failed; the next start reads again what may differ",
-            config.group
-        );
-        if let Err(e) = crashsafe::remove(&ring) {
-            tracing::error!("group {}: {e}", config.group);
-        }
-    }
-    failed
 }

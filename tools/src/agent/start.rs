@@ -132,7 +132,12 @@ fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<
     let report = ring.recover(&mut |record, payload| {
         // While a range may become lost, the ring must not say that every lost bit is of a region in the log.
         ring.set_resync_end(None);
-        let settled = settle(disks, maps, record, payload);
+        let settled = settle(disks, maps, record, payload).unwrap_or_else(|error| {
+            // What is lost is not noted durably: the ring is lost with it, and what it had in flight is open.
+            tracing::error!("{error}");
+            ring.distrust();
+            Settled::Unreadable
+        });
         if settled == Settled::Unreadable {
             ended = None;
         }
@@ -140,6 +145,12 @@ fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<
         settled
     })?;
     tracing::debug!(?report, "slots settled");
+    if ring.is_distrusted() {
+        return Err(RingError::Damaged {
+            path: ring.path().to_owned(),
+            what: "it says that a disk or its dirty map has failed".to_owned(),
+        });
+    }
     Ok(())
 }
 

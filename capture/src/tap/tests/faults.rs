@@ -3,6 +3,7 @@
 use farshore_changelog::op::RecordFlags;
 
 use super::*;
+use crate::settle::settle;
 
 /// Spoils the first operation that `which` picks, and then no more.
 fn once(fault: Fault, which: impl Fn(&Io) -> bool + 'static) -> impl FnMut(&Io) -> Fault + 'static {
@@ -152,6 +153,7 @@ fn the_first_failed_fsync_latches() {
         let both = [world.submit(0, Request::Flush, None), world.submit(0, Request::Flush, None)];
         assert_eq!(both.map(|id| world.errno(id)), [libc::EIO; 2]);
         assert!(world.states[0].read().sync_failed);
+        assert!(world.ring.is_distrusted(), "no successor goes on with this ring");
         let payload = world.taps[0].payload(0, 4096);
         let later = [
             world.submit(0, Request::Flush, None),
@@ -198,8 +200,7 @@ fn what_a_dead_process_left_in_flight_is_settled() {
 
     let ring = Ring::open(&dir.path().join("ring")).unwrap();
     let mut maps = vec![RegionMap::open(&map_path(dir.path(), 0), &disks[0].entry()).unwrap()];
-    let report =
-        ring.recover(&mut |record, payload| crate::settle::settle(&disks, &mut maps, record, payload)).unwrap();
+    let report = ring.recover(&mut |record, payload| settle(&disks, &mut maps, record, payload).unwrap()).unwrap();
     // The zeroes waited for their edges, so they had no seqs yet; all else is settled.
     assert_eq!((report.reread, report.unreadable.len(), report.flushes_aborted), (2, 0, 1));
     let mut image = images.into_iter().next().unwrap();
@@ -242,17 +243,17 @@ fn what_cannot_be_settled_is_lost() {
         len,
     };
     let mut payload = HeapBuf::new(8192);
-    let mut settle = |record: &Record, payload: &mut [u8]| crate::settle::settle(&disks, &mut maps, record, payload);
+    let mut settled = |record: &Record, payload: &mut [u8]| settle(&disks, &mut maps, record, payload).unwrap();
     use farshore_changelog::ring::Settled::{Reread, Unreadable};
-    assert_eq!(settle(&record(Op::Write, 8192, 8192), payload.as_mut_slice()), Reread);
+    assert_eq!(settled(&record(Op::Write, 8192, 8192), payload.as_mut_slice()), Reread);
     assert_eq!(payload.as_slice(), &pattern(1, MIB as usize)[8192..16384]);
     assert_eq!(
-        settle(&record(Op::ResyncZeroes, 0, 65536), &mut []),
+        settled(&record(Op::ResyncZeroes, 0, 65536), &mut []),
         Unreadable,
         "a source is never zeroed by a resync"
     );
-    assert_eq!(settle(&record(Op::Write, MIB, 8192), payload.as_mut_slice()), Unreadable, "beyond the end");
-    assert_eq!(settle(&record(Op::Trim, 0, 65536), &mut []), Reread);
-    assert_eq!(settle(&record(Op::ResyncZeroes, 0, 65536), &mut []), Reread);
+    assert_eq!(settled(&record(Op::Write, MIB, 8192), payload.as_mut_slice()), Unreadable, "beyond the end");
+    assert_eq!(settled(&record(Op::Trim, 0, 65536), &mut []), Reread);
+    assert_eq!(settled(&record(Op::ResyncZeroes, 0, 65536), &mut []), Reread);
     assert_eq!(RegionMap::open(&map_path(dir.path(), 0), &disks[0].entry()).unwrap().lost_regions(), 1);
 }
