@@ -61,6 +61,12 @@ pub struct GuestSpec {
     pub script: String,
     /// Whether it has a network card; the host is then 10.0.2.2 to it.
     pub network: bool,
+    /// A port of this machine and the guest's port that it leads to; needs the network card.
+    pub forward: Option<(u16, u16)>,
+    /// Programs of this machine that it has in `/bin`, with their libraries.
+    pub programs: Vec<PathBuf>,
+    /// Kernel modules that it loads beside the usual ones.
+    pub modules: Vec<&'static str>,
 }
 
 /// A running guest.
@@ -109,6 +115,8 @@ impl Guest {
         let mut archive = base_initrd().clone();
         let mut job = Initrd::default();
         job.file("/job.sh", spec.script.as_bytes(), 0o755);
+        spec.programs.iter().for_each(|program| job.program(program));
+        job.modules(&deps::cache().join("kernel/lib/modules"), &spec.modules);
         archive.extend(job.bytes());
         let initrd = dir.path().join("initrd");
         std::fs::write(&initrd, archive).expect("room for the initrd");
@@ -131,7 +139,9 @@ impl Guest {
             qemu.args(["-device", &format!("virtio-blk-pci,drive=disk{n},discard=on,write-zeroes=on")]);
         }
         if spec.network {
-            qemu.args(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]);
+            let forward = spec.forward.map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-10.0.2.15:{there}"));
+            qemu.args(["-netdev", &format!("user,id=net0{}", forward.unwrap_or_default())]);
+            qemu.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
         }
         Self { qemu: Process::start(name, qemu), console, read: 0, _dir: dir }
     }

@@ -19,6 +19,8 @@
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
 //! - [`stretches`]: a vault with something to damage and a point before it that must stay good
+//! - [`power_disk`], [`power_host`], [`power_load`]: disks that lose what was not flushed, a guest that runs farshore on them, and
+//!   writes that tell which of them are left
 //! - [`forge`]: durable files changed by hand, with right checksums
 //! - [`pattern`]: bytes that are known from a seed
 
@@ -36,6 +38,9 @@ pub mod log_watch;
 pub mod memory_limit;
 pub mod nbdsh;
 pub mod pattern;
+pub mod power_disk;
+pub mod power_host;
+pub mod power_load;
 pub mod process;
 pub mod protected;
 pub mod root;

@@ -1,7 +1,7 @@
 //! What one epoch's log in a folder vault says, read as it grows: each segment once.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use farshore_changelog::op::{Op, Record, RecordFlags};
 
@@ -30,7 +30,15 @@ impl LogWatch {
     /// # Panics
     /// When a segment is not whole.
     pub fn look(&mut self, site: &Site) -> &Self {
-        for path in durable::segment_files(&site.vault, GROUP, self.epoch) {
+        self.look_in(&site.vault)
+    }
+
+    /// As [`LogWatch::look`], in the vault in this folder.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn look_in(&mut self, vault: &Path) -> &Self {
+        for path in durable::segment_files(vault, GROUP, self.epoch) {
             if self.read.insert(path.clone()) {
                 durable::index(&path).records().iter().for_each(|entry| self.count(&entry.record));
             }

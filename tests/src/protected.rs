@@ -75,6 +75,8 @@ pub fn verified_load(vm: &VmDisk, offset: u64, bytes: u64, loops: u32, seed: u64
         .with(&format!("offset={offset}"))
         .with(&format!("size={bytes}"))
         .with(&format!("loops={loops}"))
+        // A child of fio's own session would outlive it.
+        .with("thread")
         .with("iodepth=16")
         .with("fsync=32")
         .with("verify=crc32c")

@@ -56,7 +56,7 @@ fn make_file_system(source: &Path) {
 
 fn write_and_kill(site: &mut Site) -> Vec<Report> {
     let disk = GuestDisk { socket: site.disks[0].socket.clone(), export: "vda".into(), reconnect_delay_s: 60 };
-    let spec = GuestSpec { disks: vec![disk], script: WRITE_FILES.into(), network: false };
+    let spec = GuestSpec { disks: vec![disk], script: WRITE_FILES.into(), ..GuestSpec::default() };
     let mut guest = Guest::boot("the writing guest", &spec);
     guest.expect("ready", SILENCE_MAX);
     let mut reports = Vec::new();
@@ -87,7 +87,7 @@ fn write_and_kill(site: &mut Site) -> Vec<Report> {
 /// and whether its journal was replayed.
 fn files_in(attached: &Attached, name: &str) -> (BTreeMap<usize, String>, bool) {
     let disk = GuestDisk { socket: attached.socket.clone(), export: "vda".into(), reconnect_delay_s: 0 };
-    let spec = GuestSpec { disks: vec![disk], script: CHECK_FILES.into(), network: false };
+    let spec = GuestSpec { disks: vec![disk], script: CHECK_FILES.into(), ..GuestSpec::default() };
     let mut guest = Guest::boot(name, &spec);
     let lines = guest.finish(SILENCE_MAX);
     assert!(lines.iter().any(|l| l == "fsck 0"), "{name}: the file system is not clean\n{}", guest.story());
@@ -202,7 +202,8 @@ fn a_guests_kernel_driver_reads_and_writes_an_export_over_tcp() {
         nbd-client -d /dev/nbd0 >&2
         "#
     );
-    let mut guest = Guest::boot("a guest with its own NBD client", &GuestSpec { disks: vec![], script, network: true });
+    let mut guest =
+        Guest::boot("a guest with its own NBD client", &GuestSpec { script, network: true, ..GuestSpec::default() });
     assert_eq!(guest.expect("size ", SILENCE_MAX), site.disks[0].size.to_string());
     let seen_by_guest = guest.expect("sum ", SILENCE_MAX);
     guest.finish(SILENCE_MAX);
