@@ -75,6 +75,8 @@ need nbdsh libnbd-bin
 need mkfs.ext4 e2fsprogs
 need e2fsck e2fsprogs
 need losetup mount
+need dmsetup dmsetup
+need strip binutils
 need xz xz-utils
 need gcc gcc
 need c++ g++

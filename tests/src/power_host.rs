@@ -48,7 +48,7 @@ max_delay = \"100ms\"
 heartbeat = \"500ms\"
 [[disk]]
 name = \"vda\"
-source = \"/dev/vda\"
+source = \"SOURCE\"
 listen = \"tcp:0.0.0.0:10809\"
 END
 ";
@@ -60,18 +60,31 @@ const INIT: &str = "farshore init --vault file:///vault/v >&2 || exit 1";
 /// What each boot goes on with: it runs the agent, and what the test asks for.
 const MOUNT: &str = "mount -t ext4 /dev/vdb /data && mount -t ext4 /dev/vdc /vault || exit 1";
 const SERVE: &str = "
-farshore run /tmp/web01.toml >&2 2>&1 &
-agent=$!
+start() { farshore run /tmp/web01.toml >&2 2>&1 & agent=$!; }
+start
 while read verb rest; do
     case $verb in
     status) echo \"status $(farshore status /tmp/web01.toml --json | tr -d '\\n')\" ;;
-    mark) farshore mark /tmp/web01.toml --name $rest >&2 && echo marked ;;
-    hold) kill -STOP $(pgrep -f 'ship --child') && echo held ;;
+    do) eval \"$rest\" >&2 && echo done ;;
+    kill) kill -9 $agent; start; echo killed ;;
     stop) kill $agent; wait $agent || exit 1; break ;;
     esac
 done
 umount /data && umount /vault && echo stopped
 ";
+
+/// How a host differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct HostSpec {
+    /// Size of its source disk in bytes.
+    pub source_bytes: usize,
+    /// The device over its source disk that is protected, and the script that makes it at each boot; else the disk itself.
+    pub over: Option<(&'static str, String)>,
+    /// Programs of this machine that it needs for that.
+    pub programs: Vec<PathBuf>,
+    /// Kernel modules that it needs for that.
+    pub modules: Vec<&'static str>,
+}
 
 /// The host.
 pub struct PowerHost {
@@ -79,19 +92,20 @@ pub struct PowerHost {
     disks: PowerDisks,
     program: PathBuf,
     port: u16,
+    spec: HostSpec,
     boots: u32,
     guest: Option<Guest>,
 }
 
 impl PowerHost {
-    /// A host whose source disk has `source_bytes`; it is not booted yet.
+    /// A host that is not booted yet.
     ///
     /// # Panics
     /// When something that it needs cannot be made.
     #[must_use]
-    pub fn new(source_bytes: usize) -> Self {
+    pub fn new(spec: HostSpec) -> Self {
         let dir = tempfile::Builder::new().prefix("farshore-power-").tempdir().expect("a temporary folder");
-        let disks = PowerDisks::serve(dir.path(), &[source_bytes, STATE_BYTES, VAULT_BYTES]);
+        let disks = PowerDisks::serve(dir.path(), &[spec.source_bytes, STATE_BYTES, VAULT_BYTES]);
         // Without its symbols the program is small enough for an initrd.
         let program = dir.path().join("farshore");
         let mut strip = Command::new("strip");
@@ -99,7 +113,7 @@ impl PowerHost {
         let _ = run("strip", strip, WAIT_MAX).good();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        Self { dir, disks, program, port, boots: 0, guest: None }
+        Self { dir, disks, program, port, spec, boots: 0, guest: None }
     }
 
     /// Boots, starts the agent, and waits until it serves the disk.
@@ -108,18 +122,29 @@ impl PowerHost {
     /// When that does not happen in time.
     pub fn boot(&mut self) {
         let (make, init) = if self.boots == 0 { (MAKE, INIT) } else { ("", "") };
-        let script = [BEGIN, make, MOUNT, init, SERVE].join("\n");
+        let (source, over) = self.spec.over.clone().unwrap_or(("/dev/vda", String::new()));
+        let begin = BEGIN.replace("SOURCE", source);
+        let script = [&begin, &over, make, MOUNT, init, SERVE].join("\n");
         let disk = |n| GuestDisk { socket: self.disks.socket(n), export: String::new(), reconnect_delay_s: 0 };
         let spec = GuestSpec {
             disks: [SOURCE, STATE, VAULT].map(disk).to_vec(),
             script,
             network: true,
             forward: Some((self.port, PORT)),
-            programs: vec![self.program.clone()],
+            programs: [&self.spec.programs, std::slice::from_ref(&self.program)].concat(),
+            modules: self.spec.modules.clone(),
             ..GuestSpec::default()
         };
         self.boots += 1;
         self.guest = Some(Guest::boot(&format!("the host's boot {}", self.boots), &spec));
+        self.wait_served();
+    }
+
+    /// Waits until the agent serves the disk.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_served(&mut self) {
         let deadline = clock::mono() + WAIT_MAX;
         while self.connect().is_err() {
             assert!(clock::mono() < deadline, "the disk is not served\n{}", self.guest().story());
@@ -178,12 +203,22 @@ impl PowerHost {
 
     /// Names the position that the log has now.
     pub fn mark(&mut self, name: &str) {
-        self.ask(&format!("mark {name}"), "marked");
+        self.shell(&format!("farshore mark /tmp/web01.toml --name {name}"));
     }
 
     /// The shipper stands still until the next boot.
     pub fn hold_shipper(&mut self) {
-        self.ask("hold", "held");
+        self.shell("kill -STOP $(pgrep -f 'ship --child')");
+    }
+
+    /// Runs a line of shell, which must succeed.
+    pub fn shell(&mut self, line: &str) {
+        self.ask(&format!("do {line}"), "done");
+    }
+
+    /// SIGKILL to the agent, and another is started at once.
+    pub fn kill_agent(&mut self) {
+        self.ask("kill", "killed");
     }
 
     /// The power fails: source and state disk keep some of what they were not asked to flush, the guest is gone.

@@ -10,7 +10,7 @@ use farshore_changelog::clock;
 use farshore_tests::bin;
 use farshore_tests::log_watch::LogWatch;
 use farshore_tests::pattern::Rng;
-use farshore_tests::power_host::{MountedVault, PowerHost, connect};
+use farshore_tests::power_host::{HostSpec, MountedVault, PowerHost, connect};
 use farshore_tests::power_load::{BLOCK, Story};
 use farshore_tests::process::{Finished, run};
 use farshore_tests::rounds;
@@ -66,7 +66,7 @@ enum Moment {
 impl Protected {
     /// Boots, writes all of the disk, and waits until the map has nothing open.
     fn new(rng: Rng) -> Self {
-        let mut host = PowerHost::new(DISK_BYTES);
+        let mut host = PowerHost::new(HostSpec { source_bytes: DISK_BYTES, ..HostSpec::default() });
         host.boot();
         let mut all = Self { host, story: Story::default(), rng, epoch: 1, marks: Vec::new() };
         let mut client = all.host.connect().unwrap();
