@@ -99,7 +99,7 @@ impl Dirty {
     }
 
     /// The commit after which what is in memory now is durable.
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.taken + u64::from(self.map.is_changed())
     }
 
@@ -222,9 +222,9 @@ impl Dirty {
         self.waiters.drain(..upto).map(|(_, who)| who).collect()
     }
 
-    /// Whether nothing waits for a commit that can still come.
-    pub fn is_durable(&self) -> bool {
-        self.failed() || (self.taken == self.done && !self.map.is_changed())
+    /// Whether a commit is durable, or can never be.
+    pub fn has_committed(&self, commit: u64) -> bool {
+        self.failed() || commit <= self.done
     }
 
     /// Whether the map could not be written.

@@ -188,15 +188,15 @@ impl Tap {
     }
 
     /// Somebody has asked that ranges of the disk be copied again: their regions are lost from here on; with `only_open`, those
-    /// of them that are open.
+    /// of them that are open. Gives the number of the dirty map's commit that notes it.
     pub fn copy_again(
         &mut self,
         engine: &mut dyn Engine,
         finished: &mut Vec<Finished>,
         ranges: &[ByteRange],
         only_open: bool,
-    ) {
-        let Some(repair) = &self.repair else { return };
+    ) -> u64 {
+        let Some(repair) = &self.repair else { return 0 };
         let (map, whole) = (&repair.dirty.map, self.disk.range());
         // Each once, however often it was named.
         let regions: BTreeSet<u64> = ranges.iter().flat_map(|range| map.touched(range.intersect(whole))).collect();
@@ -207,13 +207,15 @@ impl Tap {
             ranges.iter().for_each(|range| repair.note_change(*range));
         }
         self.lose_ranges(&ranges);
+        let noted = self.repair.as_ref().map_or(0, |repair| repair.dirty.now());
         self.commit_map(&mut Cx { engine, finished });
+        noted
     }
 
-    /// Whether the dirty map on disk says what it says in memory, as far as it can be written at all.
+    /// Whether a commit of the dirty map, by the number that [`Tap::copy_again`] gave, is durable or can never be.
     #[must_use]
-    pub fn map_is_durable(&self) -> bool {
-        self.repair.as_ref().is_none_or(|repair| repair.dirty.is_durable())
+    pub fn has_committed(&self, commit: u64) -> bool {
+        self.repair.as_ref().is_none_or(|repair| repair.dirty.has_committed(commit))
     }
 
     /// The bits of a change's regions: set before the disk is touched (G5). It goes on when they are durable; `unlogged`: the log

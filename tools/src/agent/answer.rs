@@ -10,6 +10,7 @@ use farshore_capture::tap::{DiskState, MarkError, Tap};
 use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Seq};
 use farshore_changelog::ring::{Ring, ShipperState};
+use farshore_processor::compare::digests::{MARK_PREFIX, ended_request};
 use farshore_vault::Reason;
 
 use super::control::{AgentStatus, Ask, DiskStatus, Marked, Reply};
@@ -61,6 +62,11 @@ impl Answers {
     pub fn answer(&self, ask: Ask) -> Reply {
         match ask {
             Ask::Status => Reply::Status(self.status()),
+            Ask::Mark { name } if ended_request(&name).is_some() => Reply::Refused {
+                why: format!(
+                    "{name} would end a comparison with the target; choose a name that is not {MARK_PREFIX} and a number"
+                ),
+            },
             Ask::Mark { name } => match self.mark(&name) {
                 Ok(seq) => Reply::Marked(Marked { name, epoch: self.0.epoch.0, seq: seq.0 }),
                 Err(why) => Reply::Refused { why },

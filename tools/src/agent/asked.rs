@@ -11,6 +11,7 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_changelog::units::ByteRange;
+use farshore_processor::compare::digests::MARK_PREFIX;
 use farshore_shipper::{SourceState, requests};
 use farshore_vault::{EpochObject, Request, Vault};
 
@@ -55,6 +56,8 @@ pub struct Asked {
     disks: Vec<Disk>,
     /// The request whose digests are being logged.
     digests: Option<u64>,
+    /// The resync whose ranges are lost, with the commits of each disk's dirty map that say so.
+    ranges: Option<(u64, Vec<u64>)>,
     /// When the folder is looked at next.
     look_at: Instant,
 }
@@ -76,6 +79,7 @@ impl Asked {
             answers: answers.clone(),
             disks: serving.states.iter().zip(&ring.spec().disks).enumerate().map(disk).collect(),
             digests: None,
+            ranges: None,
             look_at: clock::mono() + first_look,
         }
     }
@@ -97,6 +101,9 @@ impl Asked {
     }
 
     fn carry_out(&mut self) -> Result<Option<NextEpoch>> {
+        if let Some((n, commits)) = self.ranges.take() {
+            return self.finish_ranges(n, commits);
+        }
         let mut pending = requests::pending(&self.config.state_dir)?;
         if let Some(n) = self.digests {
             // Whoever asks for a resync needs no comparison any more, and it may be what the comparison waits for.
@@ -136,11 +143,8 @@ impl Asked {
                 }
                 return Ok(Some(NextEpoch { request: n, full: true }));
             }
-            // Nobody reads the ring any more: what it holds is lost with it, and its regions are open.
-            Request::Resync { full: false, .. } if self.ring.shipper_state() == ShipperState::Stopped => {
-                return Ok(Some(NextEpoch { request: n, full: false }));
-            }
             Request::Resync { full: false, ranges } => {
+                let mut commits = Vec::with_capacity(self.disks.len());
                 for (index, disk) in self.disks.iter().enumerate() {
                     let wanted = ranges.iter().filter(|range| usize::from(range.disk.0) == index);
                     let mut wanted: Vec<ByteRange> = wanted.filter_map(|range| range.bytes()).collect();
@@ -148,10 +152,11 @@ impl Asked {
                         wanted = vec![ByteRange { start: 0, end: disk.size_bytes }];
                     }
                     let (device, only_open) = (disk.device, ranges.is_empty());
-                    disk.lane.run(move |access| {
-                        access.devices[device].copy_again(access.engine, access.finished, &wanted, only_open);
-                    })?;
+                    commits.push(disk.lane.run(move |access| {
+                        access.devices[device].copy_again(access.engine, access.finished, &wanted, only_open)
+                    })?);
                 }
+                return self.finish_ranges(n, commits);
             }
             Request::Digests => {
                 for disk in &self.disks {
@@ -169,18 +174,35 @@ impl Asked {
         Ok(None)
     }
 
+    /// Ends a resync of ranges once the dirty maps say durably that they are lost: a request that counts as done is not asked again.
+    fn finish_ranges(&mut self, n: u64, commits: Vec<u64>) -> Result<Option<NextEpoch>> {
+        for (disk, commit) in self.disks.iter().zip(&commits) {
+            let (device, commit) = (disk.device, *commit);
+            if !disk.lane.run(move |access| access.devices[device].has_committed(commit))? {
+                self.ranges = Some((n, commits));
+                return Ok(None);
+            }
+        }
+        if self.ring.shipper_state() == ShipperState::Stopped {
+            // Nobody reads the ring any more: what it holds is lost with it, and its regions are open.
+            return Ok(Some(NextEpoch { request: n, full: false }));
+        }
+        requests::set_done(&self.config.state_dir, n)?;
+        Ok(None)
+    }
+
     /// Puts the mark that ends a run of digests, once all are in the log. Until it is there the request counts as not done, so
     /// a process that starts anew runs it again.
     fn finish_digests(&mut self, n: u64) -> Result<()> {
         if self.disks.iter().any(|disk| disk.state.read().digests_left > 0) {
             return Ok(());
         }
-        match self.answers.mark(&format!("verify-{n}")) {
+        match self.answers.mark(&format!("{MARK_PREFIX}{n}")) {
             Ok(_) => {
                 requests::set_done(&self.config.state_dir, n)?;
                 self.digests = None;
             }
-            Err(why) => tracing::debug!("the mark verify-{n} waits: {why}"),
+            Err(why) => tracing::debug!("the mark {MARK_PREFIX}{n} waits: {why}"),
         }
         Ok(())
     }

@@ -103,6 +103,17 @@ pub fn run(wanted: &Wanted, out: Output) -> Result<()> {
             .next("verify again once `farshore status` says that it has ended")
         );
     }
+    let whole = disks_bytes(&dir)?;
+    ensure!(
+        run.counts.bytes >= whole,
+        fail(format!(
+            "only {} of {} of group {} could be compared: the source could not read the rest",
+            show_bytes(run.counts.bytes),
+            show_bytes(whole),
+            wanted.group
+        ))
+        .next("look for errors of the source's disk in its log and in `farshore status`, then verify again")
+    );
     let left = known.open().count() as u64 + known.more;
     ensure!(
         left == 0,
