@@ -143,6 +143,38 @@ fn an_fsync_of_the_undo_journal_that_fails_takes_the_batch_back() {
 }
 
 #[test]
+fn what_an_fsync_refused_is_cut_off_behind_what_it_took_before() {
+    let mut source = Source::new("web01", 1);
+    let mut segments = Vec::new();
+    for byte in 1..4 {
+        source.write(0, 0, 8, byte, RecordFlags::NONE);
+        segments.push(source.segment());
+    }
+    let target = Target::new(&source);
+    let mut replay = target.open(&source);
+    // The first batch ends with a point, and so its undo file; the second begins one, in which the third goes on.
+    apply_all(&mut replay, &segments[..2]).unwrap();
+    let undo_end = replay.position().undo_end;
+    let file = files::list(&target.dir.undo()).unwrap().pop().unwrap();
+    assert!(file.start < undo_end && file.end() == undo_end);
+    let disk = Disk::under(target.folder.path());
+    let _simulated = medium::simulate(Rc::new(disk.clone()));
+    for (fails, errno) in [(Fails::Syncs, Errno::EIO), (Fails::Growth, Errno::ENOSPC)] {
+        disk.fail(fails, errno, &target.dir.undo(), 0, 1);
+        assert!(apply_all(&mut replay, &segments).is_err());
+        disk.mend();
+        assert_eq!(files::list(&target.dir.undo()).unwrap().pop(), Some(file.clone()), "{errno}");
+        assert!(apply_all(&mut replay, &segments).is_err(), "the first failure latches");
+        drop(replay);
+        disk.cut_power();
+        replay = target.open(&source);
+        check(&source, &target, &replay);
+    }
+    apply_all(&mut replay, &segments).unwrap();
+    check(&source, &target, &replay);
+}
+
+#[test]
 fn an_undo_batch_that_a_view_may_have_read_is_not_taken_back() {
     let mut held = None;
     let refused = refused(Fails::Syncs, Errno::EIO, |target| {

@@ -114,6 +114,11 @@ fn a_gap_a_damaged_and_a_foreign_segment_are_left_for_an_epoch_that_was_asked_fo
         });
         stays_stuck(&site, &source);
         asked_for(&site, &mut source, true);
+        // Left already: nothing is consistent before all is copied, whatever comes first.
+        assert!(all_good(&site.once()));
+        let position = ReplayPosition::read(&site.dir(&source).position()).unwrap().unwrap();
+        assert_eq!((position.epoch, position.seq, position.resync), (Epoch(2), Seq(0), true));
+        assert_eq!(site.state(&source), GroupState::Resync);
         recovers(&site, &mut source, &points);
         // What is put back too late is never applied.
         if site.numbers(&source, 1).contains(&4) {
