@@ -7,6 +7,7 @@
 #   make fmt       formats
 #   make fuzz      a short run of every fuzz target; FUZZ_SECONDS=600 make fuzz for a longer one
 #   make simulate  worlds of the simulator: SEEDS=10000 FROM=1 make simulate; SEED=7 make simulate repeats one
+#   make mutations patches that break one guarantee each, in a copy: the simulator must find every one
 #   make nightly   the tests in a release build, and long fuzzing
 
 CARGO ?= cargo
@@ -16,7 +17,7 @@ CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_HUGE_COPIES=2
 
-.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate
+.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
 
 demo:
 	$(CARGO) run --release --package farshore -- demo
@@ -62,8 +63,12 @@ simulate:
 	FARSHORE_SIM_FROM=$(FROM) FARSHORE_SIM_SEEDS=$(SEEDS) $(if $(SEED),FARSHORE_SIM_SEED=$(SEED)) \
 		$(CARGO) test --locked --package farshore-tests --test simulation -- --nocapture every_world
 
+mutations:
+	tests/mutations/run.sh
+
 nightly: deps
 	$(MAKE) simulate SEEDS=10000
+	$(MAKE) mutations
 	$(CARGO) build --workspace --release --locked
 	FARSHORE_BIN=$(CURDIR)/target/release/farshore $(NIGHTLY_ROUNDS) $(CARGO) test --release --workspace --locked -- --test-threads=2
 	$(MAKE) fuzz FUZZ_SECONDS=$(NIGHTLY_FUZZ_SECONDS)
