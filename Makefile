@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 7
 NIGHTLY_FUZZ_SECONDS ?= 3600
 CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
-NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_HUGE_COPIES=2
+NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2
 
 .PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
 

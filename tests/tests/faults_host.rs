@@ -131,8 +131,9 @@ fn after_a_host_crash_only_open_regions_are_read_again() {
 #[test]
 fn a_ring_damaged_between_two_agents_is_not_used_and_open_regions_are_copied() {
     let (mut site, before) = full_site();
-    // Magic, geometry, epoch, group and the checksum itself, at the offsets of docs/format.md.
-    let damages: [(&str, u64); 5] = [("magic", 0), ("lanes", 12), ("epoch", 80), ("slots", 88), ("checksum", 128)];
+    // Magic, geometry, epoch, the checksum itself, and the word that says that a disk has failed, at the offsets of docs/format.md.
+    let damages: [(&str, u64); 6] =
+        [("magic", 0), ("lanes", 12), ("epoch", 80), ("slots", 88), ("checksum", 128), ("distrusted", 608)];
     let mut epoch = 2;
     for (field, at) in damages {
         die_with_last_writes(&mut site, epoch);
