@@ -63,7 +63,7 @@ simulate:
 	FARSHORE_SIM_FROM=$(FROM) FARSHORE_SIM_SEEDS=$(SEEDS) $(if $(SEED),FARSHORE_SIM_SEED=$(SEED)) \
 		$(CARGO) test --locked --package farshore-tests --test simulation -- --nocapture every_world
 
-mutations:
+mutations: deps
 	tests/mutations/run.sh
 
 nightly: deps

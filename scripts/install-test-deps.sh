@@ -76,6 +76,7 @@ need mkfs.ext4 e2fsprogs
 need e2fsck e2fsprogs
 need losetup mount
 need dmsetup dmsetup
+need patch patch
 need strip binutils
 need xz xz-utils
 need gcc gcc

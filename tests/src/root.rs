@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use farshore_changelog::clock;
+
 use crate::deps;
 use crate::process::{Finished, run};
 
@@ -52,6 +54,36 @@ impl SmallFileSystem {
         let _ = as_root(&["mount", "-o", "loop", text(image), text(at)]).good();
         let _ = as_root(&["chmod", "777", text(at)]).good();
         Self(at.to_path_buf())
+    }
+
+    /// It meets an error, and does what ext4 does then: it refuses everything from here on.
+    ///
+    /// # Panics
+    /// When the kernel cannot be asked for that.
+    pub fn fail(&self) {
+        let at = text(&self.0);
+        let device = as_root(&["findmnt", "-n", "-o", "SOURCE", at]).good().out.trim().to_owned();
+        let device = device.trim_start_matches("/dev/");
+        let trigger =
+            format!("mount -o remount,errors=remount-ro {at} && echo test > /sys/fs/ext4/{device}/trigger_fs_error");
+        let _ = as_root(&["sh", "-c", &trigger]).good();
+    }
+
+    /// Unmounts it, repairs it, and mounts it again.
+    ///
+    /// # Panics
+    /// When that does not succeed within [`ROOT_MAX`]: somebody may hold a file of it open.
+    #[must_use]
+    pub fn repaired(self, image: &Path) -> Self {
+        let at = self.0.clone();
+        drop(self);
+        let deadline = clock::mono() + ROOT_MAX;
+        while !as_root(&["sh", "-c", &format!("e2fsck -p {}; test $? -lt 4", text(image))]).status.success() {
+            assert!(clock::mono() < deadline, "it cannot be repaired");
+            clock::sleep(Duration::from_millis(200));
+        }
+        let _ = as_root(&["mount", "-o", "loop", text(image), text(&at)]).good();
+        Self(at)
     }
 }
 

@@ -9,8 +9,8 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::Epoch;
 use farshore_tests::client::Client;
 use farshore_tests::pattern::Rng;
-use farshore_tests::root::{SmallFileSystem, as_root};
-use farshore_tests::site::{CATCH_UP_MAX, Site, SiteSpec};
+use farshore_tests::root::SmallFileSystem;
+use farshore_tests::site::{Site, SiteSpec};
 use nix::sys::signal::Signal;
 
 const DISK_BYTES: u64 = 64 << 20;
@@ -171,26 +171,13 @@ fn a_spool_whose_disk_is_full_is_an_overflow_and_goes_on_by_itself_when_there_is
 fn a_spool_whose_disk_is_dead_is_an_overflow_and_nothing_is_lost() {
     let (mut site, small) = on_a_small_spool();
     let mut guest = Guest::of(&site);
-    let (spool, image) = (site.path("spool").display().to_string(), site.path("spool.img").display().to_string());
-    // What ext4 does when it meets an error: it refuses everything from then on.
-    let device = as_root(&["findmnt", "-n", "-o", "SOURCE", &spool]).good().out.trim().to_owned();
-    let device = device.trim_start_matches("/dev/");
-    let trigger =
-        format!("mount -o remount,errors=remount-ro {spool} && echo test > /sys/fs/ext4/{device}/trigger_fs_error");
-    let _ = as_root(&["sh", "-c", &trigger]).good();
+    small.fail();
     show("spool dead", &guest.writes(BEYOND));
     assert!(unlogged(&site) > 0, "everything was logged: {}", site.agent_status());
     // The disk is mended while the agent is down; the ring has what the spool had not taken.
     site.kill_agent();
     site.kill_shipper_if_any();
-    drop(small);
-    let deadline = clock::mono() + CATCH_UP_MAX;
-    while !as_root(&["sh", "-c", &format!("e2fsck -p {image}; test $? -lt 4")]).status.success() {
-        assert!(clock::mono() < deadline, "it cannot be repaired");
-        clock::sleep(Duration::from_millis(200));
-    }
-    let _ = as_root(&["mount", "-o", "loop", &image, &spool]).good();
+    let _mended = small.repaired(&site.path("spool.img"));
     site.start_agent();
     order_comes_back(site);
-    let _ = as_root(&["umount", "-l", &spool]);
 }

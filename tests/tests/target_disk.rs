@@ -5,7 +5,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use farshore_changelog::clock;
-use farshore_tests::root::{SmallFileSystem, as_root};
+use farshore_tests::root::SmallFileSystem;
 use farshore_tests::site::{CATCH_UP_MAX, GROUP, Site, SiteSpec};
 use farshore_tests::stretches::write_random;
 use serde_json::Value;
@@ -85,28 +85,15 @@ fn a_target_that_is_full_goes_on_by_itself_when_there_is_room() {
 #[test]
 fn a_target_whose_file_system_became_read_only_goes_on_by_itself_when_it_is_mounted_again() {
     let mut on_small = OnSmall::new();
-    let (target, image) = (on_small.site.target.display().to_string(), on_small.site.path("small.img"));
-    // What ext4 does when it meets an error: it refuses everything from then on.
-    let device = as_root(&["findmnt", "-n", "-o", "SOURCE", &target]).good().out.trim().to_owned();
-    let device = device.trim_start_matches("/dev/");
-    let trigger =
-        format!("mount -o remount,errors=remount-ro {target} && echo test > /sys/fs/ext4/{device}/trigger_fs_error");
-    let _ = as_root(&["sh", "-c", &trigger]).good();
+    on_small.small.as_ref().expect("it is mounted").fail();
     write_random(&on_small.site, 2, 20, 50_000);
     // Its word cannot be written there: the verb says that nothing was said, and what it sees itself.
     on_small.site.processor().expect_line("the group has stopped", CATCH_UP_MAX);
     assert_eq!(on_small.state()["recoverable"]["point"], "latest");
     // A group that has stopped holds nothing open, so the file system can be taken away and repaired.
-    drop(on_small.small.take());
-    let mount = ["mount", "-o", "loop", image.to_str().unwrap(), &target];
-    let mounted = clock::mono() + CATCH_UP_MAX;
-    while !as_root(&["sh", "-c", &format!("e2fsck -p {}; test $? -lt 4", image.display())]).status.success() {
-        assert!(clock::mono() < mounted, "it cannot be repaired");
-        clock::sleep(Duration::from_millis(200));
-    }
-    let _ = as_root(&mount).good();
+    let image = on_small.site.path("small.img");
+    on_small.small = on_small.small.take().map(|small| small.repaired(&image));
     on_small.equals_its_source();
-    let _ = as_root(&["umount", "-l", &target]);
 }
 
 #[test]
