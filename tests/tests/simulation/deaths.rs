@@ -68,7 +68,7 @@ impl World {
             std::fs::remove_file(entry.expect("an entry").path()).expect("a ring can be removed");
         }
         self.medium.cut(Host::Source).map_err(|e| format!("the simulated power cut failed: {e}"))?;
-        self.guests.power_lost(&mut self.history);
+        self.guests.lost(&mut self.history);
         self.history.power_cut(&self.disks())?;
         self.agent_starts = Some(self.now() + self.rng.micros(100_000, 5_000_000));
         self.shipper_starts = None;

@@ -23,6 +23,7 @@ pub fn live(world: &mut World) -> Result<String, Wrong> {
         world.incident()?;
         world.step()?;
     }
+    world.last_incident()?;
     heal(world)?;
     check_all(world)?;
     let finale = finale::end(world)?;
@@ -51,7 +52,7 @@ fn heal(world: &mut World) -> Result<(), Wrong> {
     }
     world.medium.disarm();
     world.medium.set_bad(Vec::new());
-    world.repairs.clear();
+    world.later.clear();
     world.next_incident = Duration::MAX;
     world.guests.resting = true;
     world.failed_starts.0 = 0;

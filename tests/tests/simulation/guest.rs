@@ -71,8 +71,13 @@ impl Guests {
         self.held.take().map(|(_, payload, _)| payload)
     }
 
-    /// Their host has lost power: nobody waits for anything.
-    pub fn power_lost(&mut self, history: &mut History) {
+    /// They ask for nothing new until then.
+    pub fn rest(&mut self, until: Duration) {
+        self.next_new = self.next_new.max(until);
+    }
+
+    /// They are gone themselves: nobody waits for anything.
+    pub fn lost(&mut self, history: &mut History) {
         self.open.drain(..).for_each(|open| history.give_up(open.number));
     }
 

@@ -8,7 +8,7 @@ use crate::kernel::DiskFaults;
 use crate::medium::{Bad, Death, Process};
 use crate::plan::Incident;
 use crate::store::Side;
-use crate::world::{Repair, World, Wrong};
+use crate::world::{Later, World, Wrong};
 
 impl World {
     /// The next incident, when it is due.
@@ -18,13 +18,30 @@ impl World {
         }
         let mean = self.plan.incident_every.as_micros() as u64;
         self.next_incident = self.now() + self.rng.micros(mean / 4, mean * 2);
+        // Somebody looks at the status now and then, and starts an agent anew that believes its disk no more.
+        if let Some(agent) = self.agent.as_mut().filter(|agent| agent.distrusted() && !agent.is_stopping())
+            && self.rng.one_in(3)
+        {
+            agent.stop();
+        }
         let kinds = self.plan.incidents.clone();
         let incident = self.rng.pick(&kinds);
-        self.note(format_args!("incident: {incident:?}"));
         self.befall(incident)
     }
 
+    /// What befalls the world last.
+    pub fn last_incident(&mut self) -> Result<(), Wrong> {
+        let Some(incident) = self.plan.last else { return Ok(()) };
+        self.befall(incident)?;
+        // Only then is anything put right.
+        while self.later.iter().any(|(_, later)| *later == Later::PowerFails) {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     fn befall(&mut self, incident: Incident) -> Result<(), Wrong> {
+        self.note(format_args!("incident: {incident:?}"));
         let operations = self.rng.between(1, 40);
         match incident {
             Incident::KillAgent if self.agent.is_some() => self.kill_agent(),
@@ -61,9 +78,27 @@ impl World {
                 let faults = DiskFaults { write_fails_after: 4, read_fails: 4, ..self.plan.disk_faults };
                 self.kernel.set_faults(faults);
                 let until = self.now() + self.rng.micros(50_000, 800_000);
-                self.repairs.push((until, Repair::Disks));
+                self.later.push((until, Later::Disks));
+            }
+            Incident::DiskSyncsBad => {
+                self.kernel.set_faults(DiskFaults { sync_fails: 2, ..self.plan.disk_faults });
+                let until = self.now() + self.rng.micros(50_000, 800_000);
+                self.later.push((until, Later::Disks));
             }
             Incident::Mark => self.mark(),
+            Incident::VmsLost => {
+                if self.agent.is_some() {
+                    self.kill_agent();
+                }
+                self.guests.lost(&mut self.history);
+            }
+            Incident::Rest => {
+                let _until = self.rest();
+            }
+            Incident::RestThenPower => {
+                let until = self.rest();
+                self.later.push((until, Later::PowerFails));
+            }
             Incident::RingLost => {
                 // Somebody removes it, or it is damaged; a running agent has it open.
                 let path = farshore_changelog::ring::path_in(&self.config.ring_dir, &self.group);
@@ -76,10 +111,18 @@ impl World {
         Ok(())
     }
 
+    /// The guests rest, as long as it takes to ship what they wrote and to close its regions, or not quite.
+    fn rest(&mut self) -> Duration {
+        let until = self.now() + self.rng.micros(100_000, 8_000_000);
+        self.guests.rest(until);
+        self.next_incident = self.next_incident.max(until);
+        until
+    }
+
     fn away(&mut self, side: Side, low_micros: u64, high_micros: u64) {
         self.store.set_away(side, true);
         let until = self.now() + self.rng.micros(low_micros, high_micros);
-        self.repairs.push((until, Repair::Network(side)));
+        self.later.push((until, Later::Network(side)));
     }
 
     /// Storage below a folder fails now and then, or wholly, for a while.
@@ -94,7 +137,7 @@ impl World {
         self.note(format_args!("  {bad:?}", bad = (bad.one_in, bad.errno, bad.syncs)));
         self.medium.set_bad(vec![bad]);
         let until = self.now() + self.rng.micros(100_000, 3_000_000);
-        self.repairs.push((until, Repair::Storage));
+        self.later.push((until, Later::Storage));
     }
 
     fn mark(&mut self) {

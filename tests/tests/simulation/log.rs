@@ -59,6 +59,13 @@ impl Log {
         self.segments.iter()
     }
 
+    /// The newest seq of an epoch that readers come to: without a gap, and before its first seal.
+    pub fn reaches(&self, epoch: Epoch) -> Seq {
+        let of = self.segments.range((epoch, SegmentNo(1))..(epoch.next(), SegmentNo(0)));
+        let whole = (1..).zip(of).take_while(|(n, ((_, number), s))| number.0 == *n && !s.seal);
+        whole.last().map_or(Seq(0), |(_, (_, segment))| segment.last_seq)
+    }
+
     /// The last number of an epoch before its first seal, once there is one.
     pub fn cut(&self, epoch: Epoch) -> Option<SegmentNo> {
         let of = self.segments.range((epoch, SegmentNo(0))..(epoch.next(), SegmentNo(0)));

@@ -62,6 +62,9 @@ pub fn write_config(plan: &Plan, dir: &Path) -> Config {
         plan.spool_bytes,
         plan.full_wait.as_millis()
     );
+    if let Some(rate) = plan.resync_rate {
+        text += &format!("resync_rate = \"{rate}B\"\n");
+    }
     for n in 0..plan.disk_bytes.len() {
         text += &format!("[[disk]]\nname = \"vd{n}\"\nsource = \"source/vd{n}.raw\"\nlisten = \"unix:vd{n}.sock\"\n");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use farshore_changelog::ids::{GroupName, Hash, Position};
+use farshore_changelog::ids::{Epoch, GroupName, Hash, Position, Seq};
 use farshore_processor::points::{self, Point, PointKind};
 use farshore_processor::position::ReplayPosition;
 use farshore_processor::resolve::PointSpec;
@@ -112,6 +112,16 @@ impl Oracle {
             history.check_prefix(self.at_position.newest().0, &images, 0).map_err(|e| format!("G1: at {at}: {e}"))?;
         }
         self.check_new_points(history)
+    }
+
+    /// A source that counts everything up to `seq` as stored is right (G10).
+    pub fn check_confirmed(&mut self, epoch: Epoch, seq: Seq) -> Result<(), String> {
+        self.log.refresh()?;
+        let reaches = self.log.reaches(epoch);
+        if seq > reaches {
+            return Err(format!("G10: seq {seq} of epoch {epoch} counts as stored, and the log goes to {reaches}"));
+        }
+        Ok(())
     }
 
     /// Disks that somebody is shown as the state at `position` are that.

@@ -34,6 +34,10 @@ pub struct Plan {
     /// Mean time between two incidents; zero: none.
     pub incident_every: Duration,
     pub incidents: Vec<Incident>,
+    /// What befalls it last, just before it is healed.
+    pub last: Option<Incident>,
+    /// Bytes a second at most of a resync.
+    pub resync_rate: Option<u64>,
     /// What is done once everything is healed.
     pub finale: Finale,
 }
@@ -63,8 +67,16 @@ pub enum Incident {
     StateBad,
     TargetBad,
     DisksBad,
+    /// For a while fsyncs of the disks fail.
+    DiskSyncsBad,
     Mark,
     RingLost,
+    /// The VMs die with their agent, and nobody asks again for what they had asked for.
+    VmsLost,
+    /// Nobody writes or flushes for a while.
+    Rest,
+    /// The same, and then the source loses power.
+    RestThenPower,
 }
 
 /// The end of a world.
@@ -137,7 +149,11 @@ impl Plan {
             Incident::StateBad,
             Incident::TargetBad,
             Incident::DisksBad,
+            Incident::DiskSyncsBad,
             Incident::RingLost,
+            Incident::VmsLost,
+            Incident::Rest,
+            Incident::RestThenPower,
         ];
         // Each world has a few kinds of incidents, and so enough of each to have them meet.
         let mut incidents = vec![Incident::Mark];
@@ -146,6 +162,12 @@ impl Plan {
                 incidents.push(rng.pick(&all));
             }
         }
+        let last = match rng.below(4) {
+            _ if calm => None,
+            0 => Some(Incident::RestThenPower),
+            1 => Some(rng.pick(&[Incident::VmsLost, Incident::SourcePower])),
+            _ => None,
+        };
         let finale = match rng.below(8) {
             0 | 1 => Finale::Failover,
             2 => {
@@ -173,6 +195,8 @@ impl Plan {
             store_faults,
             incident_every: Duration::from_millis(rng.pick(&[300, 1000, 2500])),
             incidents,
+            last,
+            resync_rate: rng.pick(&[None, None, Some(64 << 10), Some(512 << 10)]),
             finale,
         }
     }

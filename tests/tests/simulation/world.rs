@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore::config::Config;
-use farshore_changelog::ids::GroupName;
+use farshore_changelog::ids::{Epoch, GroupName, Seq};
 use farshore_changelog::{clock, medium};
 use farshore_processor::ProcessorConfig;
 use farshore_processor::group::Turn;
@@ -35,12 +35,14 @@ const STEPS_MAX: u64 = 3_000_000;
 /// What went wrong in a world.
 pub type Wrong = String;
 
-/// Something that is put right again later.
+/// What comes later: mostly, something is put right again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
+pub enum Later {
     Network(Side),
     Storage,
     Disks,
+    /// Nothing is put right: the source's power fails.
+    PowerFails,
 }
 
 /// A world that runs.
@@ -67,7 +69,7 @@ pub struct World {
     pub processor_starts: Option<Duration>,
     pub rng: Rng,
     pub next_incident: Duration,
-    pub repairs: Vec<(Duration, Repair)>,
+    pub later: Vec<(Duration, Later)>,
     pub marks: u64,
     pub steps: u64,
     /// Overflows that were seen.
@@ -77,6 +79,8 @@ pub struct World {
     /// Why the processor stopped the last time.
     pub stopped_because: Option<String>,
     pub caught_up: bool,
+    /// What the agent counted as stored when it was looked at last.
+    confirmed: (Epoch, Seq),
     /// A spoiled store: the processor has to stop.
     pub may_stop: bool,
     _time: clock::Simulation,
@@ -126,13 +130,14 @@ impl World {
             processor_starts: Some(Duration::ZERO),
             next_incident: rng.micros(200_000, 2 * plan.incident_every.as_micros() as u64 + 200_000),
             rng,
-            repairs: Vec::new(),
+            later: Vec::new(),
             marks: 0,
             steps: 0,
             overflows: 0,
             failed_starts: (0, String::new()),
             stopped_because: None,
             caught_up: false,
+            confirmed: (Epoch(0), Seq(0)),
             may_stop: false,
             plan,
             clock,
@@ -197,7 +202,8 @@ impl World {
         self.step_guests()?;
         self.step_shipper()?;
         self.step_processor()?;
-        self.put_right();
+        self.check_confirmed()?;
+        self.do_later()?;
         for note in self.store.take_notes() {
             self.note(format_args!("store: {note}"));
         }
@@ -212,7 +218,7 @@ impl World {
         due.push(self.agent.as_ref().filter(|agent| !agent.is_stopping()).map(|_| self.guests.due));
         due.push(self.shipper.as_ref().map(|shipper| shipper.due));
         due.push(self.processor.as_ref().map(|processor| processor.due));
-        due.extend(self.repairs.iter().map(|(at, _)| Some(*at)));
+        due.extend(self.later.iter().map(|(at, _)| Some(*at)));
         due.into_iter().flatten().min().unwrap_or(now)
     }
 
@@ -413,16 +419,29 @@ impl World {
         }
     }
 
-    fn put_right(&mut self) {
+    /// What the source counts as stored is in the log, before any seal.
+    fn check_confirmed(&mut self) -> Result<(), Wrong> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let confirmed = (agent.epoch, agent.ring().confirmed_seq());
+        if confirmed == self.confirmed {
+            return Ok(());
+        }
+        self.confirmed = confirmed;
+        self.oracle.check_confirmed(confirmed.0, confirmed.1)
+    }
+
+    fn do_later(&mut self) -> Result<(), Wrong> {
         let now = self.now();
-        for (_, repair) in self.repairs.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
-            self.note(format_args!("put right: {repair:?}"));
-            match repair {
-                Repair::Network(side) => self.store.set_away(side, false),
-                Repair::Storage => self.medium.set_bad(Vec::new()),
-                Repair::Disks => self.kernel.set_faults(self.plan.disk_faults),
+        for (_, later) in self.later.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.note(format_args!("later: {later:?}"));
+            match later {
+                Later::Network(side) => self.store.set_away(side, false),
+                Later::Storage => self.medium.set_bad(Vec::new()),
+                Later::Disks => self.kernel.set_faults(self.plan.disk_faults),
+                Later::PowerFails => self.cut_source()?,
             }
         }
+        Ok(())
     }
 }
 
