@@ -28,13 +28,13 @@ test: deps
 
 # Each stage by itself.
 test-stages:
-	$(CARGO) test --workspace --locked --exclude farshore-tests
+	scripts/recap.sh $(CARGO) test --workspace --locked --exclude farshore-tests
 
 # Across the stages, with the binary that `cargo build` made: one test program after the other, two tests at a time (an
 # emulated guest and farshore take a core each).
 test-across: deps
 	$(CARGO) build --locked --package farshore
-	$(CARGO) test --locked --package farshore-tests -- --test-threads=2 --show-output
+	scripts/recap.sh $(CARGO) test --locked --package farshore-tests -- --test-threads=2 --show-output
 
 deps:
 	scripts/install-test-deps.sh

@@ -65,7 +65,7 @@ start
 while read verb rest; do
     case $verb in
     status) echo \"status $(farshore status /tmp/web01.toml --json | tr -d '\\n')\" ;;
-    do) eval \"$rest\" >&2 && echo done ;;
+    do) if eval \"$rest\" >&2; then echo \"did it\"; else echo \"did not\"; fi ;;
     kill) kill -9 $agent; start; echo killed ;;
     stop) kill $agent; wait $agent || exit 1; break ;;
     esac
@@ -206,13 +206,21 @@ impl PowerHost {
     }
 
     /// The shipper stands still until the next boot.
+    ///
+    /// # Panics
+    /// When none runs.
     pub fn hold_shipper(&mut self) {
-        self.shell("kill -STOP $(pgrep -f 'ship --child')");
+        let pid = self.status()["shipper_pid"].as_u64().expect("a shipper runs");
+        self.shell(&format!("kill -STOP {pid}"));
     }
 
-    /// Runs a line of shell, which must succeed.
+    /// Runs a line of shell.
+    ///
+    /// # Panics
+    /// When it fails.
     pub fn shell(&mut self, line: &str) {
-        self.ask(&format!("do {line}"), "done");
+        let did = self.ask(&format!("do {line}"), "did ");
+        assert_eq!(did, "it", "in the guest, this failed: {line}\n{}", self.guest().story());
     }
 
     /// SIGKILL to the agent, and another is started at once.

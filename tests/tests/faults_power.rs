@@ -10,7 +10,7 @@ use farshore_changelog::clock;
 use farshore_tests::bin;
 use farshore_tests::log_watch::LogWatch;
 use farshore_tests::pattern::Rng;
-use farshore_tests::power_host::{HostSpec, MountedVault, PowerHost, connect};
+use farshore_tests::power_host::{HostSpec, MountedVault, PowerHost};
 use farshore_tests::power_load::{BLOCK, Story};
 use farshore_tests::process::{Finished, run};
 use farshore_tests::rounds;
@@ -31,8 +31,8 @@ const FLUSH_IN: u64 = 40;
 const OVERFLOW_WRITES: u64 = 2600;
 /// Cuts until one has lost a shipped write: each loses one but for bad luck.
 const TRIES: u32 = 5;
-/// Cuts of every kind in `make test`.
-const CUTS: u32 = 2;
+/// Cuts in `make test`: one of each kind.
+const CUTS: u32 = 5;
 /// The longest a load runs before its cut.
 const LOAD_MAX_MS: u64 = 1500;
 /// A guest, and farshore in it, want a core each.
@@ -118,11 +118,12 @@ impl Protected {
 
     /// Writes and flushes until the power fails.
     fn load(&mut self) -> JoinHandle<Story> {
-        let (mut story, port) = (self.story.clone(), self.host.port());
+        let mut story = self.story.clone();
         let blocks = self.blocks(WRITES);
         let mut rng = Rng::new(self.rng.number());
+        // Before the thread runs: the power may fail at once.
+        let mut client = self.host.connect().unwrap();
         std::thread::spawn(move || {
-            let mut client = connect(port).expect("the disk is served");
             loop {
                 let block = blocks[rng.below(WRITES) as usize];
                 let flush = rng.below(FLUSH_IN) == 0;
