@@ -39,6 +39,8 @@ pub struct Op {
     pub good: bool,
     /// It must survive a power cut of the source.
     pub durable: bool,
+    /// A flush after it has failed, and whoever asked for that was told so: no later flush brings it back.
+    dropped: bool,
 }
 
 impl Op {
@@ -94,6 +96,7 @@ impl History {
             ended: 0,
             good: true,
             durable: true,
+            dropped: false,
         };
         let mut history =
             Self { ops: vec![initial.clone(), initial], eras: Vec::new(), era_of_epoch: BTreeMap::new(), now: 1 };
@@ -121,7 +124,8 @@ impl History {
     pub fn submit(&mut self, disk: usize, first: usize, count: usize, kind: Kind, fua: bool) -> u32 {
         let submitted = self.tick();
         let number = self.ops.len() as u32;
-        self.ops.push(Op { disk, first, count, kind, fua, submitted, ended: NEVER, good: false, durable: false });
+        let (ended, good, durable, dropped) = (NEVER, false, false, false);
+        self.ops.push(Op { disk, first, count, kind, fua, submitted, ended, good, durable, dropped });
         if matches!(kind, Kind::Write | Kind::Zeroes { .. } | Kind::Trim) {
             let era = self.eras.last_mut().expect("there is an era");
             era.changed_by[disk][first..first + count].iter_mut().for_each(|cell| cell.push(number));
@@ -139,10 +143,12 @@ impl History {
         let op = &mut self.ops[number as usize];
         (op.ended, op.good) = (ended, good);
         op.durable = good && op.fua;
-        if let (Kind::Flush, true) = (op.kind, good) {
+        if op.kind == Kind::Flush || op.fua {
+            let flushed = op.kind == Kind::Flush && good;
             let (disk, since) = (op.disk, op.submitted);
-            for op in self.ops.iter_mut().filter(|op| op.disk == disk && op.good && op.ended < since) {
-                op.durable = true;
+            for op in self.ops.iter_mut().filter(|op| op.disk == disk && op.good && !op.durable) {
+                op.dropped |= !good;
+                op.durable = flushed && op.ended < since && !op.dropped;
             }
         }
     }

@@ -128,7 +128,13 @@ impl SimKernel {
             .extract_if(.., |f| f.life == life && (matches!(f.work, Work::Call(_) | Work::Bad) || rng.one_in(3)))
             .collect();
         self.life.set(life + 1);
-        drop_as_dead(gone);
+        self.bury(gone);
+    }
+
+    /// Flights that nobody waits for are over: the next process comes after all that they did, and so do its fsyncs.
+    fn bury(&self, over: Vec<Flight>) {
+        over.iter().flat_map(|flight| &flight.changes).for_each(|change| self.medium.told(*change));
+        drop_as_dead(over);
     }
 
     /// The host loses power: writes in flight may have come to the medium in part.
@@ -174,10 +180,9 @@ impl SimKernel {
             self.effect(&mut flight);
             self.flights.borrow_mut().push(flight);
         }
-        // Nobody waits for these.
         let life = self.life.get();
         let over: Vec<Flight> = self.flights.borrow_mut().extract_if(.., |f| f.life != life && f.done <= now).collect();
-        drop_as_dead(over);
+        self.bury(over);
     }
 
     /// One part of an operation is done on the medium.
