@@ -19,6 +19,10 @@ pub trait Time {
     fn sleep(&self, time: Duration);
     /// As [`nonce`].
     fn nonce(&self) -> [u8; 16];
+    /// The boot of the simulated host, where more than one matters.
+    fn boot(&self) -> [u8; 16] {
+        [0; 16]
+    }
 }
 
 thread_local! {
@@ -68,6 +72,12 @@ pub fn wall() -> UnixMicros {
 #[must_use]
 pub fn mono() -> Instant {
     simulated().map_or_else(Instant::now, |time| time.mono())
+}
+
+/// The boot that a simulation is in; `None` without one: then the kernel knows.
+#[must_use]
+pub fn boot() -> Option<[u8; 16]> {
+    simulated().map(|time| time.boot())
 }
 
 /// Blocks this thread for `time`.

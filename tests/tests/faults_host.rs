@@ -142,6 +142,7 @@ fn a_ring_damaged_between_two_agents_is_not_used_and_open_regions_are_copied() {
         ring.read_exact_at(&mut byte, at).unwrap();
         ring.write_all_at(&[byte[0] ^ 1], at).unwrap();
         assert_open_regions_are_copied(&mut site, epoch, field);
+        assert!(site.agent().output(Stream::Err).iter().any(|line| line.contains("written back first")), "{field}");
         epoch += 1;
     }
     die_with_last_writes(&mut site, epoch);

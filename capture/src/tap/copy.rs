@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use farshore_changelog::clock;
 use farshore_changelog::ids::Seq;
 use farshore_changelog::op::{Op, RecordFlags};
 use farshore_changelog::ring::Slot;
 use farshore_changelog::units::{ByteRange, RECORD_PAYLOAD_MAX_BYTES, SECTOR_BYTES, align_down};
+use farshore_changelog::{clock, medium};
 
 use crate::disk::space;
 use crate::engine::{Completion, Io, IoBuf, Piece};
@@ -40,6 +40,15 @@ const SAME: u64 = 3;
 const FOUND: u64 = 3;
 /// Above them, of a chunk in a hole: the sector up to which the hole goes.
 const HOLE_END_SHIFT: u32 = 2;
+
+/// How lost regions are copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyMode {
+    /// A lost region without any data leaves no record: only in the process that began an epoch for target images created empty.
+    pub skip_holes: bool,
+    /// What is read is written back before it is logged: an fdatasync has failed, and what it dropped reads as if it were there.
+    pub write_back: bool,
+}
 
 /// A region on its way into the log, or several that are one hole.
 pub(super) struct Copying {
@@ -206,13 +215,14 @@ impl Tap {
         let slot = copying.slot.take().expect("ring space is taken before the range");
         copying.asked = clock::mono();
         let hole = copying.hole;
+        let write_back = repair.mode.write_back;
         let comparer = repair.known.as_ref().and_then(|known| known.comparer(self.index, copying.regions.start, chunk));
         let read = move || {
             let mut piece = Piece::whole(IoBuf::Slot(slot));
             let found = if hole {
-                look_again(&file, chunk, comparer.as_ref())
+                look_again(&file, chunk, comparer.as_ref(), write_back)
             } else {
-                look(&file, chunk, piece.as_mut_slice(), comparer.as_ref())
+                look(&file, chunk, piece.as_mut_slice(), comparer.as_ref(), write_back)
             };
             (found, vec![piece])
         };
@@ -228,7 +238,7 @@ impl Tap {
             IoBuf::Slot(slot) => Some(slot),
             IoBuf::Heap(_) => None,
         });
-        let skip = repair.skip_holes && !copying.regions.clone().any(|region| repair.relost.contains(&region));
+        let skip = repair.mode.skip_holes && !copying.regions.clone().any(|region| repair.relost.contains(&region));
         let hole_end = completion.result.as_ref().map_or(0, |value| (value >> HOLE_END_SHIFT) * SECTOR_BYTES);
         if hole_end > 0 {
             repair.hole = ByteRange { start: copying.chunk.start, end: hole_end };
@@ -304,20 +314,35 @@ impl Tap {
 }
 
 /// Whether `chunk` is still a hole. With a comparer, whether the target has nothing but zeroes there.
-fn look_again(file: &File, chunk: ByteRange, comparer: Option<&Comparer>) -> io::Result<u64> {
+fn look_again(file: &File, chunk: ByteRange, comparer: Option<&Comparer>, write_back: bool) -> io::Result<u64> {
     if !space::is_hole(file, chunk)? {
         return Ok(DATA);
+    }
+    if write_back {
+        space::zero(file, chunk, false)?;
     }
     Ok(if comparer.is_some_and(Comparer::is_zeroes) { SAME } else { HOLE })
 }
 
 /// What `chunk` holds; data lies in `buf` then. With a comparer, whether the target has it. Of a hole also where it ends.
-fn look(file: &File, chunk: ByteRange, buf: &mut [u8], comparer: Option<&Comparer>) -> io::Result<u64> {
+fn look(
+    file: &File,
+    chunk: ByteRange,
+    buf: &mut [u8],
+    comparer: Option<&Comparer>,
+    write_back: bool,
+) -> io::Result<u64> {
     let hole_end = space::hole_end(file, chunk.start)?;
     let found = if hole_end >= chunk.end {
+        if write_back {
+            space::zero(file, chunk, false)?;
+        }
         HOLE
     } else {
         space::read_full(file, chunk.start, buf)?;
+        if write_back {
+            medium::write_all_at(file, buf, chunk.start)?;
+        }
         if space::is_zero(buf) { ZEROES } else { DATA }
     };
     let beyond = if found == HOLE { (hole_end / SECTOR_BYTES) << HOLE_END_SHIFT } else { 0 };

@@ -17,7 +17,7 @@ use crate::engine::{Engine, Io};
 use crate::regions::{CommitError, RegionMap};
 use crate::resync::ResyncProgress;
 
-use super::copy::{COPY_RETRY, Copying};
+use super::copy::{COPY_RETRY, CopyMode, Copying};
 use super::dirty::{Dirty, Entered, Reached, Waiter};
 use super::known::Known;
 use super::{Cx, Pending, ROOM_RETRY, Tap, os_error};
@@ -29,7 +29,7 @@ const CLEAR_EVERY: Duration = Duration::from_secs(1);
 pub struct Repair {
     pub(super) dirty: Dirty,
     pub(super) progress: Arc<ResyncProgress>,
-    pub(super) skip_holes: bool,
+    pub(super) mode: CopyMode,
     /// Regions being read now.
     pub(super) copies: Slab<Copying>,
     /// Regions whose last record is in the log but not confirmed, in the order of their seqs.
@@ -66,15 +66,14 @@ struct Copied {
 impl Repair {
     /// `map` is the disk's, `progress` the group's, `last_seq` the newest seq of the ring: what earlier processes left open was
     /// changed before it. Either `progress` was resumed after a `resync end`: then the map's lost regions are in the log and wait
-    /// for its confirmation. Or they have been counted there ([`ResyncProgress::lost`]). With `skip_holes`, a lost region without
-    /// any data leaves no record: only in the process that began an epoch for target images created empty.
+    /// for its confirmation. Or they have been counted there ([`ResyncProgress::lost`]).
     #[must_use]
-    pub fn new(map: RegionMap, progress: Arc<ResyncProgress>, last_seq: Seq, skip_holes: bool) -> Self {
+    pub fn new(map: RegionMap, progress: Arc<ResyncProgress>, last_seq: Seq, mode: CopyMode) -> Self {
         let ended = progress.ended();
         let mut repair = Self {
             dirty: Dirty::new(map, last_seq),
             progress,
-            skip_holes,
+            mode,
             copies: Slab::new(),
             copied: VecDeque::new(),
             copied_set: HashSet::new(),

@@ -65,6 +65,7 @@ use plan::Plan;
 use read::{Query, Reading};
 use request::wanted;
 
+pub use copy::CopyMode;
 pub use known::{Known, WAIT as HASHES_WAIT, WAIT_FROM_BYTES as HASHES_WAIT_FROM_BYTES};
 pub use log::{LaneLog, MarkError};
 pub use lost::Repair;

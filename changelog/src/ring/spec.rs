@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::clock;
 use crate::ids::{DiskName, Epoch, GroupName};
 use crate::units::UnixMicros;
 
@@ -66,6 +67,9 @@ pub struct RingSpec {
 /// Of reading `/proc/sys/kernel/random/boot_id`, or `InvalidData` when it does not hold a UUID.
 pub fn boot_id() -> io::Result<[u8; 16]> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    if let Some(boot) = clock::boot() {
+        return Ok(boot);
+    }
     let text = std::fs::read_to_string(PATH)?;
     parse_uuid(text.trim())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{PATH} holds no UUID: {text:?}")))

@@ -64,6 +64,7 @@ impl World {
         drop_as_dead((self.agent.take(), self.shipper.take(), self.guests.agent_gone()));
         self.medium.disarm();
         self.kernel.power_lost();
+        self.clock.boots();
         for entry in std::fs::read_dir(&self.config.ring_dir).expect("the ring's folder is there") {
             std::fs::remove_file(entry.expect("an entry").path()).expect("a ring can be removed");
         }

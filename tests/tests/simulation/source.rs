@@ -52,10 +52,10 @@ pub struct Ended {
 impl Agent {
     /// Starts as `farshore run` does.
     pub fn start(config: &Config, kernel: &Rc<SimKernel>, clock: &Clock) -> anyhow::Result<Self> {
-        let start::Prepared { lock, disks, maps, ring, epoch, skip_holes, story } = start::prepare(config)?;
+        let start::Prepared { lock, disks, maps, ring, epoch, mode, story } = start::prepare(config)?;
         let files: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.file())).collect();
         kernel.begin(files.clone());
-        let serve::Lanes { lanes, states, progress } = serve::lanes(config, &ring, disks, maps, skip_holes)?;
+        let serve::Lanes { lanes, states, progress } = serve::lanes(config, &ring, disks, maps, mode)?;
         let lanes = lanes
             .into_iter()
             .enumerate()

@@ -22,6 +22,7 @@ pub struct Clock {
     /// Added to the wall clock, in microseconds.
     set_by: Cell<i64>,
     nonces: RefCell<Rng>,
+    boots: Cell<u8>,
     meanwhile: RefCell<Option<Meanwhile>>,
 }
 
@@ -32,6 +33,7 @@ impl Clock {
             now: Cell::new(Duration::ZERO),
             set_by: Cell::new(0),
             nonces: RefCell::new(Rng::new(seed, 1)),
+            boots: Cell::new(0),
             meanwhile: RefCell::new(None),
         }
     }
@@ -49,6 +51,11 @@ impl Clock {
     /// Sets the wall clock by so many seconds, forwards or back.
     pub fn set_wall_by(&self, seconds: i64) {
         self.set_by.set(self.set_by.get() + seconds * 1_000_000);
+    }
+
+    /// The source's host boots.
+    pub fn boots(&self) {
+        self.boots.set(self.boots.get().wrapping_add(1));
     }
 
     /// What is done whenever a stage sleeps: the kernel goes on.
@@ -85,5 +92,9 @@ impl clock::Time for Clock {
         bytes[..8].copy_from_slice(&rng.next().to_le_bytes());
         bytes[8..].copy_from_slice(&rng.next().to_le_bytes());
         bytes
+    }
+
+    fn boot(&self) -> [u8; 16] {
+        [self.boots.get(); 16]
     }
 }

@@ -127,6 +127,7 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
         opened: false,
         clean: false,
     };
+    super::served::leave(&config.state_dir, super::served::must_write_back(config)?)?;
     // Without this a ring of the state folder's earlier life could be taken for this epoch's.
     crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group)).context("the old ring cannot be removed")?;
     if adopt {

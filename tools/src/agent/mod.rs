@@ -5,7 +5,7 @@
 //! - [`enable`]: the group's epoch, noted before anything else
 //! - [`start`]: disks, ring, epoch, dirty maps: ready to be served
 //! - [`maps`]: their dirty maps; [`stamp`]: whether somebody else has written the disks meanwhile
-//! - [`serve`]: the lanes
+//! - [`served`]: whether what is copied must be written back first; [`serve`]: the lanes
 //! - [`child`]: the shipper process
 //! - [`control`]: the socket that `mark` and `status` ask
 //! - [`answer`]: what it answers; [`asked`]: what the target asks for through the vault
@@ -17,6 +17,7 @@ pub mod control;
 pub mod enable;
 pub mod maps;
 pub mod serve;
+mod served;
 pub mod stamp;
 pub mod start;
 pub mod takeover;
@@ -65,6 +66,7 @@ fn begin_next_epoch(config: &Config, next: NextEpoch) -> Result<()> {
     if next.full {
         enable::enable(config, true)?;
     } else {
+        served::leave(&config.state_dir, served::must_write_back(config)?)?;
         crashsafe::remove(&ring::path_in(&config.ring_dir, &config.group))?;
     }
     tracing::info!(group = %config.group, request = next.request, full = next.full, "the next epoch begins, as asked for");
@@ -78,13 +80,13 @@ fn serve_group(
     first_look: Duration,
     ready: impl FnOnce(&Answers) -> Result<()>,
 ) -> Result<Option<NextEpoch>> {
-    let Prepared { lock: _lock, disks, maps, ring, epoch, skip_holes, story } = start::prepare(config)?;
+    let Prepared { lock: _lock, disks, maps, ring, epoch, mode, story } = start::prepare(config)?;
     let control = Control::listen(&config.run_dir, &config.group)?;
     let how: Vec<String> =
         disks.iter().map(|d| d.buffered_because().map_or("direct I/O".into(), |w| format!("buffered: {w}"))).collect();
     // The flock is held until everything is noted.
     let files: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.file())).collect();
-    let serving = serve::serve(config, &ring, disks, maps, skip_holes)?;
+    let serving = serve::serve(config, &ring, disks, maps, mode)?;
     let shipper_pid = Arc::new(AtomicU32::new(0));
     let answers = Answers::new(config, &ring, epoch, &serving, &shipper_pid);
     tracing::info!("group {} epoch {epoch}: {story}", config.group);
@@ -166,6 +168,7 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>]) -> Result
     stamp::note(&config.state_dir, &stamps.collect::<std::io::Result<Vec<_>>>()?)?;
     if all_confirmed {
         SourceState::new(&config.state_dir).update_epoch(|e| e.clean = true)?;
+        served::leave(&config.state_dir, false)?;
         tracing::info!("group {group}: stopped, everything is in the vault");
     } else {
         tracing::info!(

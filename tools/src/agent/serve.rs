@@ -13,7 +13,9 @@ use farshore_capture::pace::Pace;
 use farshore_capture::regions::RegionMap;
 use farshore_capture::resync::{ResyncProgress, Rules, STUCK_WAIT};
 use farshore_capture::server::{ExportPlan, LaneParts, Server, ServerBuilder};
-use farshore_capture::tap::{DiskState, HASHES_WAIT, HASHES_WAIT_FROM_BYTES, Known, LaneLog, Repair, Tap, TapSetup};
+use farshore_capture::tap::{
+    CopyMode, DiskState, HASHES_WAIT, HASHES_WAIT_FROM_BYTES, Known, LaneLog, Repair, Tap, TapSetup,
+};
 use farshore_changelog::ids::{DiskIndex, Epoch, Seq};
 use farshore_changelog::ring::Ring;
 
@@ -65,14 +67,14 @@ pub fn serve(
     ring: &Ring,
     disks: Vec<SourceDisk>,
     maps: Vec<RegionMap>,
-    skip_holes: bool,
+    mode: CopyMode,
 ) -> Result<Serving> {
     let kind = match config.engine {
         EngineChoice::Auto => EngineKind::Auto,
         EngineChoice::IoUring => EngineKind::Uring,
         EngineChoice::ThreadPool => EngineKind::Pool,
     };
-    let Lanes { lanes, states, progress } = lanes(config, ring, disks, maps, skip_holes)?;
+    let Lanes { lanes, states, progress } = lanes(config, ring, disks, maps, mode)?;
     let mut builder = ServerBuilder::new();
     for (number, Lane { exports, devices }) in lanes.into_iter().enumerate() {
         builder = builder.lane(exports, move || {
@@ -96,7 +98,7 @@ pub fn lanes(
     ring: &Ring,
     disks: Vec<SourceDisk>,
     maps: Vec<RegionMap>,
-    skip_holes: bool,
+    mode: CopyMode,
 ) -> Result<Lanes> {
     let ended = ring.resync_end();
     let rules = Rules {
@@ -119,7 +121,7 @@ pub fn lanes(
     let began_before = ring.next_seq() > Seq(1) || ring.spec().epoch > Epoch(1);
     let to_close = lost_regions == 0 && ended.is_none() && began_before;
     // Only of a ring of which this process sees everything.
-    let hashes = (last_seq == Seq(0) && !skip_holes).then(|| {
+    let hashes = (last_seq == Seq(0) && !mode.skip_holes).then(|| {
         let wait = if lost_bytes >= HASHES_WAIT_FROM_BYTES { HASHES_WAIT } else { Duration::ZERO };
         (config.state_dir.join("hashes"), config.group.clone(), ring.spec().epoch, wait)
     });
@@ -152,7 +154,7 @@ pub fn lanes(
             }
             let log = Rc::new(RefCell::new(log));
             let repair = |map| {
-                let repair = Repair::new(map, Arc::clone(&progress), last_seq, skip_holes);
+                let repair = Repair::new(map, Arc::clone(&progress), last_seq, mode);
                 match &hashes {
                     Some((dir, group, epoch, wait)) => {
                         repair.knowing(Known::new(dir.clone(), group.clone(), *epoch, *wait))

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use farshore_capture::disk::SourceDisk;
 use farshore_capture::regions::RegionMap;
 use farshore_capture::settle::settle;
+use farshore_capture::tap::CopyMode;
 use farshore_changelog::ids::{DiskName, Epoch};
 use farshore_changelog::ring::{self, Ring, RingError, RingSpec, Settled};
 use farshore_changelog::{clock, crashsafe};
@@ -14,7 +15,7 @@ use farshore_shipper::{SourceEpoch, SourceState};
 use farshore_vault::{Nonce, Reason, Vault, VaultError};
 
 use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
-use super::{enable, maps, stamp};
+use super::{enable, maps, served, stamp};
 use crate::config::Config;
 use crate::failure::{Next, fail};
 use crate::units::show_bytes;
@@ -41,8 +42,8 @@ pub struct Prepared {
     pub ring: Ring,
     /// The epoch.
     pub epoch: Epoch,
-    /// Holes need not be copied.
-    pub skip_holes: bool,
+    /// How lost regions are copied.
+    pub mode: CopyMode,
     /// What was found and done, for the start-up line.
     pub story: String,
 }
@@ -77,6 +78,8 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         tracing::warn!("the ring {} is lost: {e}", path.display());
         (found, open) = (FoundRing::Useless, None);
     }
+    // While the ring that it asks is there.
+    let write_back = served::must_write_back(config)?;
     let mut start = decide(facts(&noted), found);
     if start.epoch != EpochChoice::Continue {
         // It may still open the epoch and ship into it; what it noted last decides.
@@ -96,6 +99,7 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         // Also what was lost before, and whose copy the vault has not confirmed.
         EpochChoice::Begin | EpochChoice::Next => maps.iter().map(RegionMap::lost_bytes).sum(),
     };
+    served::note(&config.state_dir, write_back)?;
     let (epoch, ring) = match (start.epoch, open) {
         (EpochChoice::Continue, Some(ring)) => (noted.epoch, ring),
         (EpochChoice::Continue, None) => unreachable!("a ring that fits is open"),
@@ -114,8 +118,8 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         state.update_epoch(|e| e.clean = false)?;
     }
     stamp::forget(&config.state_dir)?;
-    let story = tell(start, found, grown, lost_bytes);
-    Ok(Prepared { lock, disks, maps, ring, epoch, skip_holes: start.skip_holes, story })
+    let story = tell(start, found, grown, lost_bytes, write_back);
+    Ok(Prepared { lock, disks, maps, ring, epoch, mode: CopyMode { skip_holes: start.skip_holes, write_back }, story })
 }
 
 fn noted_epoch(state: &SourceState) -> Result<SourceEpoch> {
@@ -180,10 +184,13 @@ fn refuse_other_vault(config: &Config, noted: Option<&str>) -> Result<()> {
     }
 }
 
-fn tell(start: Start, found: FoundRing, grown: bool, lost_bytes: u64) -> String {
+fn tell(start: Start, found: FoundRing, grown: bool, lost_bytes: u64, write_back: bool) -> String {
     let bytes = show_bytes(lost_bytes);
-    let copied =
-        if lost_bytes > 0 { format!("{bytes} are copied again") } else { "nothing is copied again".to_owned() };
+    let copied = match (lost_bytes, write_back) {
+        (0, _) => "nothing is copied again".to_owned(),
+        (_, false) => format!("{bytes} are copied again"),
+        (_, true) => format!("{bytes} are copied again, and written back first, as an fdatasync may have failed"),
+    };
     let story = match (start.epoch, start.lost, found) {
         (EpochChoice::Continue, ..) => format!("the log goes on where it was, {copied}"),
         (EpochChoice::Begin, Lost::All, _) if start.skip_holes => "initial replication".to_owned(),

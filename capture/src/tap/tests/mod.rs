@@ -59,7 +59,7 @@ struct Setup {
     block_bytes: Option<u32>,
     logged: bool,
     lost: bool,
-    skip_holes: bool,
+    mode: CopyMode,
     rules: Rules,
 }
 
@@ -74,7 +74,7 @@ impl Setup {
             block_bytes: None,
             logged: true,
             lost: false,
-            skip_holes: false,
+            mode: CopyMode::default(),
             // Most tests fill the ring and want nothing of it.
             rules: Rules { full_wait: 100 * HANG, ..Rules::default() },
         }
@@ -175,7 +175,7 @@ impl World {
                 disk,
                 index: DiskIndex(n as u16),
                 tokens: DeviceTokens { owner: n as u32 },
-                repair: plan.logged.then(|| Repair::new(map, Arc::clone(&world.progress), Seq(0), plan.skip_holes)),
+                repair: plan.logged.then(|| Repair::new(map, Arc::clone(&world.progress), Seq(0), plan.mode)),
                 log,
                 state: Arc::clone(&state),
             }));

@@ -1,11 +1,14 @@
 //! Initial replication and resync: lost regions go through the log while the guest writes (G7).
 
+use std::os::unix::fs::MetadataExt;
+
 use farshore_changelog::hashes::{self, Chunk};
 use farshore_changelog::ids::Hash;
 
 use super::*;
 
 const REGION: u64 = REGION_BYTES_MIN;
+const EMPTY_IMAGE: CopyMode = CopyMode { skip_holes: true, write_back: false };
 
 /// A disk with data in some regions, written zeroes in one, and holes in the rest.
 fn contents() -> Vec<(u64, Vec<u8>)> {
@@ -16,12 +19,12 @@ fn contents() -> Vec<(u64, Vec<u8>)> {
     ]
 }
 
-fn lost_world(kind: EngineKind, skip_holes: bool, sizes: Vec<u64>, lanes: u32) -> World {
+fn lost_world(kind: EngineKind, mode: CopyMode, sizes: Vec<u64>, lanes: u32) -> World {
     let dir = tempfile::tempdir().unwrap();
     for (disk, size) in sizes.iter().enumerate() {
         prepare(dir.path(), disk, *size, &contents());
     }
-    let setup = Setup { sizes, lanes, lane_bytes: 4 * MIB, lost: true, skip_holes, ..Setup::new(kind) };
+    let setup = Setup { sizes, lanes, lane_bytes: 4 * MIB, lost: true, mode, ..Setup::new(kind) };
     World::open(dir, setup)
 }
 
@@ -50,10 +53,32 @@ fn count(world: &World, op: Op) -> usize {
 }
 
 #[test]
+fn what_an_fsync_may_have_dropped_is_written_back_before_it_is_logged() {
+    with_both(|kind| {
+        for write_back in [false, true] {
+            let mut world = lost_world(kind, CopyMode { write_back, ..CopyMode::default() }, vec![4 * MIB], 1);
+            let path = disk_path(world.dir.path(), 0);
+            let look = || {
+                let meta = std::fs::metadata(&path).unwrap();
+                ((meta.mtime(), meta.mtime_nsec()), std::fs::read(&path).unwrap(), meta.blocks())
+            };
+            let (written, content, blocks) = look();
+            finish(&mut world);
+            let (written_then, content_then, blocks_then) = look();
+            assert_eq!(written_then != written, write_back, "{kind:?}");
+            assert_eq!(content_then, content);
+            // What shares a region with data is written with it.
+            assert!(blocks_then <= blocks + REGION / 512, "holes were filled: {blocks} and {blocks_then}");
+        }
+    });
+}
+
+#[test]
 fn an_empty_image_needs_no_holes_and_any_other_does() {
     with_both(|kind| {
         for skip in [true, false] {
-            let mut world = lost_world(kind, skip, vec![4 * MIB], 1);
+            let mode = CopyMode { skip_holes: skip, ..CopyMode::default() };
+            let mut world = lost_world(kind, mode, vec![4 * MIB], 1);
             finish(&mut world);
             let first = world.records[0];
             assert_eq!((first.op, first.len), (Op::ResyncBegin, 4 * MIB));
@@ -90,7 +115,7 @@ fn the_bits_stay_until_the_vault_has_the_records() {
 fn guests_write_while_their_disk_is_copied() {
     with_both(|kind| {
         for seed in 1..4 {
-            let mut world = lost_world(kind, true, vec![4 * MIB, 8 * MIB], 1 + (seed as u32 % 2));
+            let mut world = lost_world(kind, EMPTY_IMAGE, vec![4 * MIB, 8 * MIB], 1 + (seed as u32 % 2));
             let mut rng = Rng(seed);
             let mut flying = Vec::new();
             while world.progress.status().in_progress || !flying.is_empty() {
@@ -141,7 +166,7 @@ fn it_leaves_half_the_ring_to_the_guest() {
 
 #[test]
 fn a_region_that_cannot_be_read_waits_and_is_told() {
-    let mut world = lost_world(EngineKind::Auto, true, vec![4 * MIB], 1);
+    let mut world = lost_world(EngineKind::Auto, EMPTY_IMAGE, vec![4 * MIB], 1);
     let mut failing = 1;
     world.faults(move |io| {
         failing -= i32::from(matches!(io, Io::Call(_)));
@@ -155,7 +180,7 @@ fn a_region_that_cannot_be_read_waits_and_is_told() {
 
 #[test]
 fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
-    let mut world = lost_world(EngineKind::Auto, false, vec![4 * MIB], 1);
+    let mut world = lost_world(EngineKind::Auto, CopyMode::default(), vec![4 * MIB], 1);
     world.turn_until("some", |w| w.progress.status().left_regions < 60);
     world.taps[0].stop();
     world.turn_until("the stop", |w| w.taps[0].busy() == 0);
@@ -180,7 +205,7 @@ fn stopping_ends_it_between_two_regions_and_a_new_process_goes_on() {
         index: DiskIndex(0),
         tokens: DeviceTokens { owner: 0 },
         log: Some(Rc::clone(&log)),
-        repair: Some(Repair::new(map, Arc::clone(&progress), Seq(ring.next_seq().0 - 1), false)),
+        repair: Some(Repair::new(map, Arc::clone(&progress), Seq(ring.next_seq().0 - 1), CopyMode::default())),
         state: Arc::clone(&state),
     });
     let engine = Faulty::new(open(EngineKind::Auto).unwrap().0);
@@ -239,7 +264,7 @@ impl World {
 #[test]
 fn what_the_target_has_is_not_shipped_again() {
     with_both(|kind| {
-        let mut world = lost_world(kind, false, vec![4 * MIB], 1);
+        let mut world = lost_world(kind, CopyMode::default(), vec![4 * MIB], 1);
         let dir = world.know(HANG);
         // The guest changes a region of which the hash is right at first: the log has changed it, so it is copied.
         world.put(0, 7 * REGION + 512, &[1; 512]);
@@ -268,7 +293,7 @@ fn what_the_target_has_is_not_shipped_again() {
 
 #[test]
 fn without_hashes_everything_is_shipped_after_a_short_wait() {
-    let mut world = lost_world(EngineKind::Auto, false, vec![4 * MIB], 1);
+    let mut world = lost_world(EngineKind::Auto, CopyMode::default(), vec![4 * MIB], 1);
     world.know(Duration::from_millis(50));
     finish(&mut world);
     assert_eq!(bytes(&world, Op::ResyncWrite) + bytes(&world, Op::ResyncZeroes), 4 * MIB);
