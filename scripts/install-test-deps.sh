@@ -74,6 +74,8 @@ need nbdsh libnbd-bin
 /usr/bin/python3 -c 'import nbd' 2>/dev/null || missing="$missing python3-libnbd"
 need mkfs.ext4 e2fsprogs
 need e2fsck e2fsprogs
+need mkfs.xfs xfsprogs
+need nbdfuse libnbd-bin
 need losetup mount
 need dmsetup dmsetup
 need patch patch

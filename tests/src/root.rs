@@ -13,15 +13,21 @@ use crate::process::{Finished, run};
 /// The longest that such a command may take.
 const ROOT_MAX: Duration = Duration::from_secs(60);
 
+/// A command that runs as root.
+#[must_use]
+pub fn root_command(words: &[&str]) -> Command {
+    let mut command = Command::new(if nix::unistd::geteuid().is_root() { "env" } else { "sudo" });
+    command.args(words).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+    command
+}
+
 /// Runs a command as root.
 ///
 /// # Panics
 /// When it does not end in time.
 #[must_use]
 pub fn as_root(words: &[&str]) -> Finished {
-    let mut command = Command::new(if nix::unistd::geteuid().is_root() { "env" } else { "sudo" });
-    command.args(words).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-    run(words[0], command, ROOT_MAX)
+    run(words[0], root_command(words), ROOT_MAX)
 }
 
 fn text(path: &Path) -> &str {
@@ -56,6 +62,26 @@ impl SmallFileSystem {
         Self(at.to_path_buf())
     }
 
+    /// Mounts what is in the file `image` at `at`: the kernel recovers it.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn mount_again(image: &Path, at: &Path) -> Self {
+        std::fs::create_dir_all(at).expect("a mount point");
+        let _ = as_root(&["mount", "-o", "loop", text(image), text(at)]).good();
+        Self(at.to_path_buf())
+    }
+
+    /// Unmounts it: everything of it is in its file then.
+    ///
+    /// # Panics
+    /// When it is in use.
+    pub fn unmount(self) {
+        let _ = as_root(&["umount", text(&self.0)]).good();
+        std::mem::forget(self);
+    }
+
     /// It meets an error, and does what ext4 does then: it refuses everything from here on.
     ///
     /// # Panics
@@ -82,8 +108,7 @@ impl SmallFileSystem {
             assert!(clock::mono() < deadline, "it cannot be repaired");
             clock::sleep(Duration::from_millis(200));
         }
-        let _ = as_root(&["mount", "-o", "loop", text(image), text(&at)]).good();
-        Self(at)
+        Self::mount_again(image, &at)
     }
 }
 
