@@ -8,7 +8,7 @@
 //! - [`plan`]: what a seed means; [`incidents`]: what befalls a world; [`ending`]: how it is healed, and what must hold then;
 //!   [`finale`]: how it ends
 //! - [`guest`]: the load; [`history`]: what may therefore be found where; [`cells`]: how content tells its writer
-//! - [`log`]: the fold of what the vault holds; [`oracle`]: what must hold at every moment
+//! - [`log`]: the fold of what the vault holds; [`oracle`], [`watch`]: what must hold at every moment
 //! - [`source`], [`target`]: the processes of the two hosts; [`deaths`]: how they end; [`making`]: what a world begins with
 //!
 //! `FARSHORE_SIM_SEED=7` runs one seed, `FARSHORE_SIM_SEEDS=10000` so many, `FARSHORE_SIM_TRACE=1` prints everything that happens.
@@ -34,6 +34,7 @@ mod store;
 mod target;
 mod time;
 mod trace;
+mod watch;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

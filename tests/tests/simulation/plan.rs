@@ -31,6 +31,8 @@ pub struct Plan {
     pub request_cells_max: u64,
     pub disk_faults: DiskFaults,
     pub store_faults: StoreFaults,
+    /// The source's credentials may put what is new, and get the vault's object and what is there for it; nothing else.
+    pub least_privilege: bool,
     /// Mean time between two incidents; zero: none.
     pub incident_every: Duration,
     pub incidents: Vec<Incident>,
@@ -193,6 +195,7 @@ impl Plan {
             request_cells_max: rng.pick(&[16, 200, 1500]),
             disk_faults,
             store_faults,
+            least_privilege: rng.one_in(3),
             incident_every: Duration::from_millis(rng.pick(&[300, 1000, 2500])),
             incidents,
             last,

@@ -54,6 +54,8 @@ struct Inner {
     rng: Rng,
     faults: StoreFaults,
     away: [bool; 2],
+    /// The source may do no more than it must.
+    least_privilege: bool,
     under_way: Vec<UnderWay>,
     next: u64,
     notes: Vec<String>,
@@ -73,6 +75,7 @@ impl SimStore {
             rng: Rng::new(seed, 4),
             faults: StoreFaults::default(),
             away: [false; 2],
+            least_privilege: false,
             under_way: Vec::new(),
             next: 0,
             notes: Vec::new(),
@@ -96,6 +99,10 @@ impl SimStore {
 
     pub fn set_away(&self, side: Side, away: bool) {
         self.inner().away[side as usize] = away;
+    }
+
+    pub fn set_least_privilege(&self, least: bool) {
+        self.inner().least_privilege = least;
     }
 
     pub fn kill_processor_after(&self, requests: Option<u64>) {
@@ -178,7 +185,16 @@ impl SimStore {
                 std::panic::resume_unwind(Box::new(Died { process: Process::Processor, death: Death::Kill }));
             }
         }
-        if inner.away[side as usize] { Err(failed("the network is away")) } else { Ok(()) }
+        if inner.away[side as usize] {
+            return Err(failed("the network is away"));
+        }
+        let key = key.as_ref();
+        let may = what == "puts" || (what == "gets" && (key.contains("/to-source/") || !key.starts_with("groups/")));
+        if side == Side::Source && inner.least_privilege && !may {
+            let source = "the credentials do not allow it".into();
+            return Err(Error::PermissionDenied { path: key.to_owned(), source });
+        }
+        Ok(())
     }
 
     fn draw(&self, faults: impl FnOnce(&StoreFaults) -> u64) -> bool {

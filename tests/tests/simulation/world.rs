@@ -80,7 +80,7 @@ pub struct World {
     pub stopped_because: Option<String>,
     pub caught_up: bool,
     /// What the agent counted as stored when it was looked at last.
-    confirmed: (Epoch, Seq),
+    pub confirmed: (Epoch, Seq),
     /// A spoiled store: the processor has to stop.
     pub may_stop: bool,
     _time: clock::Simulation,
@@ -108,6 +108,7 @@ impl World {
 
         let store = SimStore::new(seed);
         let (source_vault, target_vault) = vaults(&store, &dir.path().join("vault"));
+        store.set_least_privilege(plan.least_privilege);
         let mut rng = Rng::new(seed, 8);
         let disks = make_disks(&plan, &source, &mut rng);
         let config = write_config(&plan, dir.path());
@@ -203,6 +204,7 @@ impl World {
         self.step_shipper()?;
         self.step_processor()?;
         self.check_confirmed()?;
+        self.check_spool()?;
         self.do_later()?;
         for note in self.store.take_notes() {
             self.note(format_args!("store: {note}"));
@@ -417,17 +419,6 @@ impl World {
                 self.oracle.check_old_points(false)
             }
         }
-    }
-
-    /// What the source counts as stored is in the log, before any seal.
-    fn check_confirmed(&mut self) -> Result<(), Wrong> {
-        let Some(agent) = &self.agent else { return Ok(()) };
-        let confirmed = (agent.epoch, agent.ring().confirmed_seq());
-        if confirmed == self.confirmed {
-            return Ok(());
-        }
-        self.confirmed = confirmed;
-        self.oracle.check_confirmed(confirmed.0, confirmed.1)
     }
 
     fn do_later(&mut self) -> Result<(), Wrong> {
