@@ -19,9 +19,9 @@ pub trait Time {
     fn sleep(&self, time: Duration);
     /// As [`nonce`].
     fn nonce(&self) -> [u8; 16];
-    /// The boot of the simulated host, where more than one matters.
-    fn boot(&self) -> [u8; 16] {
-        [0; 16]
+    /// As [`boot`].
+    fn boot(&self) -> Option<[u8; 16]> {
+        None
     }
 }
 
@@ -74,10 +74,10 @@ pub fn mono() -> Instant {
     simulated().map_or_else(Instant::now, |time| time.mono())
 }
 
-/// The boot that a simulation is in; `None` without one: then the kernel knows.
+/// The boot that a simulated host is in; `None` where the kernel knows it.
 #[must_use]
 pub fn boot() -> Option<[u8; 16]> {
-    simulated().map(|time| time.boot())
+    simulated().and_then(|time| time.boot())
 }
 
 /// Blocks this thread for `time`.

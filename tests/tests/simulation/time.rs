@@ -94,7 +94,7 @@ impl clock::Time for Clock {
         bytes
     }
 
-    fn boot(&self) -> [u8; 16] {
-        [self.boots.get(); 16]
+    fn boot(&self) -> Option<[u8; 16]> {
+        Some([self.boots.get(); 16])
     }
 }
