@@ -28,11 +28,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait: how late, at most, the end of an outage is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How often a source that may not read its log asks again whether a segment is there …
-const BLIND_ASKS: u32 = 3;
-/// … and how long it waits before each time.
-const BLIND_WAIT: Duration = Duration::from_secs(2);
-
 /// Everything the uploads need.
 pub(crate) struct Uploads {
     pub(crate) door: Arc<Door>,
@@ -200,8 +195,7 @@ enum Verdict {
 /// then the next epoch decides. Where there is none, nobody can have sealed, so what lies there is either ours, of an
 /// attempt whose answer was lost, or another source's. `tried`: there was an attempt before, whose end is not known.
 ///
-/// A source that may not read its own log cannot look whether something is there at all: S3 refuses also (409) while another put
-/// of the key, such as our own that was given up, is at work. It asks on until that one must have ended.
+/// A source that may not read its own log cannot look whether something is there at all: it asks on ([`GroupVault::put_segment_unseen`]).
 async fn upload(
     vault: &GroupVault,
     segment: &Spooled,
@@ -226,12 +220,8 @@ async fn upload(
             source: "the store says that it exists and that it does not".into(),
         }),
         Err(VaultError::Refused { .. }) if tried.get() => {
-            for _ in 0..BLIND_ASKS {
-                tokio::time::sleep(BLIND_WAIT).await;
-                if vault.put_segment(epoch, number, bytes.clone()).await? == Put::Created {
-                    break;
-                }
-            }
+            // Created, or there since the attempt whose end was not known.
+            let _put = vault.put_segment_unseen(epoch, number, bytes.clone()).await?;
             Ok(Verdict::Stored)
         }
         Err(VaultError::Refused { .. }) => Ok(Verdict::Foreign),

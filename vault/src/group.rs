@@ -1,6 +1,8 @@
 //! One group's part of the vault: its segments and the requests to its source. Epochs and seals are in [`crate::epoch`] and
 //! `seal.rs`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
 use farshore_changelog::segment::layout::TOTAL_MAX_BYTES;
@@ -12,6 +14,10 @@ use crate::store::{Put, Store};
 
 /// Most requests that a source is asked in a group's life; the walk to the first free number ends there.
 const REQUESTS_MAX: u64 = 1_000_000;
+/// How often a writer that may not read its log asks again whether a refusal stands …
+const BLIND_ASKS: u32 = 5;
+/// … and how long it waits before each time: longer than a store is busy with another put of the key.
+const BLIND_WAIT: Duration = Duration::from_secs(2);
 
 /// One group's part of an open vault. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,6 +40,22 @@ impl GroupVault {
     /// Those of the store; after a transient one the segment may be there all the same.
     pub async fn put_segment(&self, epoch: Epoch, number: SegmentNo, bytes: Bytes) -> Result<Put, VaultError> {
         self.store.put_new(&self.segment_key(epoch, number), bytes).await
+    }
+
+    /// As [`GroupVault::put_segment`], for credentials that may not look what is there. S3 refuses (409) also while another put of the
+    /// key is at work, such as our own that was given up, and the key may be free afterwards: a refusal is asked again until that
+    /// one must have ended.
+    ///
+    /// # Errors
+    /// As [`GroupVault::put_segment`].
+    pub async fn put_segment_unseen(&self, epoch: Epoch, number: SegmentNo, bytes: Bytes) -> Result<Put, VaultError> {
+        for _ in 0..BLIND_ASKS {
+            if self.put_segment(epoch, number, bytes.clone()).await? == Put::Created {
+                return Ok(Put::Created);
+            }
+            tokio::time::sleep(BLIND_WAIT).await;
+        }
+        self.put_segment(epoch, number, bytes).await
     }
 
     /// The bytes of a segment or seal, not proved in any way; `None` when there is none.

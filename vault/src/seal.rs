@@ -48,9 +48,10 @@ impl GroupVault {
                     }
                 }
                 // A source need not be allowed to read its own log. It may then pass a seal and make a second one above,
-                // which changes nothing: the first is the cut.
+                // which changes nothing: the first is the cut. It must not pass a free number, which nobody could fill any more.
                 Err(VaultError::Refused { .. }) => {
-                    if self.store.put_new(&key, self.new_seal(sealed, number, by)).await? == Put::Created {
+                    let seal = self.new_seal(sealed, number, by);
+                    if self.put_segment_unseen(sealed, number, seal).await? == Put::Created {
                         return Ok(number);
                     }
                     number = number.next();

@@ -108,7 +108,7 @@ async fn what_cannot_be_believed_stops_the_seal() {
     assert!(matches!(group.seal(Epoch(1), SegmentNo(1), &successor()).await, Err(VaultError::Damaged { .. })));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_source_that_may_not_read_its_log_can_seal_it() {
     let (store, group) = faulty().await;
     let by = successor();
@@ -117,4 +117,12 @@ async fn a_source_that_may_not_read_its_log_can_seal_it() {
     }
     store.inject(On::Get, "/log/", 100, Fault::Denied);
     assert_eq!(group.seal(Epoch(1), SegmentNo(1), &by).await.unwrap(), SegmentNo(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_may_not_read_its_log_passes_no_free_number_however_undecided_the_store_is() {
+    let (store, group) = faulty().await;
+    store.inject(On::Get, "/log/", 100, Fault::Denied);
+    store.inject(On::Put, "/log/", 4, Fault::Undecided);
+    assert_eq!(group.seal(Epoch(1), SegmentNo(0), &successor()).await.unwrap(), SegmentNo(1));
 }
