@@ -13,6 +13,8 @@ use crate::source::{Agent, Ended};
 
 /// Pause before a request is tried again for which the ring had no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
+/// The longest a guest may wait for an answer while its agent lives: a disk that hangs does so for seconds, more than once.
+const ANSWER_MAX: Duration = Duration::from_secs(40);
 /// Longest time that half a payload is held.
 const HELD_MAX_MICROS: u64 = 2_000_000;
 
@@ -21,6 +23,8 @@ struct Open {
     number: u32,
     /// The id it was submitted with, `None` before, and after its agent died.
     id: Option<RequestId>,
+    /// Since when the agent that lives has had the chance to answer it.
+    since: Option<Duration>,
 }
 
 /// All guests.
@@ -66,9 +70,18 @@ impl Guests {
 
     /// Their agent has died: what it had is repeated. Gives what must be dropped with it.
     pub fn agent_gone(&mut self) -> Option<Payload> {
-        self.open.iter_mut().for_each(|open| open.id = None);
+        self.open.iter_mut().for_each(|open| (open.id, open.since) = (None, None));
         self.due = Duration::ZERO;
         self.held.take().map(|(_, payload, _)| payload)
+    }
+
+    /// Nobody waits longer than it takes to notice that the log is full, and longer than a disk hangs (G6).
+    pub fn check_patience(&self, now: Duration) -> Result<(), String> {
+        let late = self.open.iter().find(|open| open.since.is_some_and(|since| now > since + ANSWER_MAX));
+        match late {
+            Some(open) => Err(format!("G6: request {} has waited for its answer since {:?}", open.number, open.since)),
+            None => Ok(()),
+        }
     }
 
     /// They ask for nothing new until then.
@@ -91,6 +104,7 @@ impl Guests {
         let mut refused = vec![false; self.disks.len()];
         for n in 0..self.open.len() {
             let (number, id) = (self.open[n].number, self.open[n].id);
+            self.open[n].since.get_or_insert(now);
             let disk = history.op(number).disk;
             if id.is_none() && !refused[disk] {
                 match self.submit(number, agent, history) {
@@ -110,7 +124,7 @@ impl Guests {
             self.due = self.next_new;
             if self.open.len() < self.depth && !self.resting {
                 let number = self.invent(history);
-                self.open.push(Open { number, id: None });
+                self.open.push(Open { number, id: None, since: None });
                 self.due = now;
             }
             if self.held.is_none() && !self.resting && self.rng.one_in(200) {

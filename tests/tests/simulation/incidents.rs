@@ -66,7 +66,7 @@ impl World {
             }
             Incident::SourceAway => self.away(Side::Source, 100_000, 4_000_000),
             Incident::TargetAway => self.away(Side::Target, 100_000, 4_000_000),
-            Incident::LongOutage => self.away(Side::Source, 5_000_000, 60_000_000),
+            Incident::LongOutage => self.away(Side::Source, 5_000_000, 120_000_000),
             Incident::ClockJump => {
                 let seconds = self.rng.pick(&[-86_400, -3_600, -1, 1, 3_600, 31_536_000]);
                 self.clock.set_wall_by(seconds);

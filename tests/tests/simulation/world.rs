@@ -338,6 +338,7 @@ impl World {
             return Ok(());
         }
         let Some(mut agent) = self.agent.take_if(|agent| !agent.is_stopping()) else { return Ok(()) };
+        self.guests.check_patience(now)?;
         let mut ended = Vec::new();
         let stepped = {
             let (guests, history) = (&mut self.guests, &mut self.history);
