@@ -98,7 +98,8 @@ pub(super) async fn seal(
     let last = note.epoch.parent.unwrap_or(Epoch(0));
     if note.seal.is_none() {
         let mut seal = SegmentNo(0);
-        let mut epoch = position.epoch;
+        // Replay may have passed the seal already, of an attempt whose answer was lost: it is found again.
+        let mut epoch = position.epoch.min(last);
         while epoch <= last {
             let applied = if epoch == position.epoch { position.number } else { SegmentNo(0) };
             let above = applied.max(watermark(vault, epoch, applied).await?);
