@@ -5,13 +5,13 @@
 #   make bench     micro benchmarks
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
-#   make fuzz      a short run of every fuzz target; FUZZ_SECONDS=600 make fuzz for a longer one
+#   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more
 #   make simulate  worlds of the simulator: SEEDS=10000 FROM=1 make simulate; SEED=7 make simulate repeats one
 #   make mutations patches that break one guarantee each, in a copy: the simulator must find every one
 #   make nightly   the tests in a release build, and long fuzzing
 
 CARGO ?= cargo
-FUZZ_SECONDS ?= 7
+FUZZ_SECONDS ?= 60
 NIGHTLY_FUZZ_SECONDS ?= 3600
 CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.

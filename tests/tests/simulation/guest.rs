@@ -13,8 +13,10 @@ use crate::source::{Agent, Ended};
 
 /// Pause before a request is tried again for which the ring had no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
-/// The longest a guest may wait for an answer while its agent lives: a disk that hangs does so for seconds, more than once.
-const ANSWER_MAX: Duration = Duration::from_secs(40);
+/// The longest a guest may wait for an answer while its agent lives, beside the wait for a full log: …
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// … and on a disk that hangs, which it does for seconds, and more than once for one request.
+const ANSWER_OF_HANGING_MAX: Duration = Duration::from_secs(40);
 /// Longest time that half a payload is held.
 const HELD_MAX_MICROS: u64 = 2_000_000;
 
@@ -34,6 +36,7 @@ pub struct Guests {
     depth: usize,
     gap_micros: u64,
     cells_max: u64,
+    patience: Duration,
     pub due: Duration,
     next_new: Duration,
     open: Vec<Open>,
@@ -54,6 +57,7 @@ impl Guests {
             depth: plan.depth,
             gap_micros: plan.gap_micros,
             cells_max: plan.request_cells_max,
+            patience: if plan.disk_faults.hangs > 0 { ANSWER_OF_HANGING_MAX } else { plan.full_wait + ANSWER_MAX },
             due: Duration::ZERO,
             next_new: Duration::ZERO,
             open: Vec::new(),
@@ -77,7 +81,7 @@ impl Guests {
 
     /// Nobody waits longer than it takes to notice that the log is full, and longer than a disk hangs (G6).
     pub fn check_patience(&self, now: Duration) -> Result<(), String> {
-        let late = self.open.iter().find(|open| open.since.is_some_and(|since| now > since + ANSWER_MAX));
+        let late = self.open.iter().find(|open| open.since.is_some_and(|since| now > since + self.patience));
         match late {
             Some(open) => Err(format!("G6: request {} has waited for its answer since {:?}", open.number, open.since)),
             None => Ok(()),
