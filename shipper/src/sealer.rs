@@ -167,7 +167,7 @@ impl Sealer {
         }
     }
 
-    fn at_hand(&self) -> AtHand {
+    pub(crate) fn at_hand(&self) -> AtHand {
         AtHand {
             payload_bytes: self.writer.payload_bytes() + self.run_bytes,
             ring_bytes: self.ring_bytes,

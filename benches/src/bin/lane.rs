@@ -23,6 +23,8 @@ use farshore_changelog::ring::{Ring, RingError};
 
 /// Longest sleep of the reader when the ring is empty.
 const READER_WAIT: Duration = Duration::from_millis(50);
+/// Pause while records come.
+const GATHER: Duration = Duration::from_millis(1);
 /// Records that are released at once.
 const RELEASED_AT_ONCE: usize = 64;
 /// Pause between two looks at the progress.
@@ -103,12 +105,15 @@ fn read_and_drop(ring: &Ring, stop: Arc<AtomicBool>) -> Result<JoinHandle<Result
             {
                 taken.push(record);
             }
-            let empty = taken.is_empty();
+            let (empty, more) = (taken.is_empty(), taken.len() == RELEASED_AT_ONCE);
             let upto = consumer.position();
             consumer.release(upto, taken);
             ring.set_confirmed_seq(upto);
+            // As the shipper: the bell is armed only when nothing comes.
             if empty {
                 consumer.wait(READER_WAIT);
+            } else if !more {
+                clock::sleep(GATHER);
             }
         }
         Ok(())

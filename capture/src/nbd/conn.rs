@@ -1,7 +1,7 @@
 //! A connection in the transmission phase, over the lane's engine and one device.
 //!
-//! A header is received exactly, then a write's payload straight into the device's memory. Answers leave in batches. What a
-//! client is charged for a request is released when the answer has been sent: a client that never reads its answers stalls
+//! Small requests are received many at a time, a large payload straight into the device's memory ([`Inbox`]). Answers leave in
+//! batches. What a client is charged for a request is released when the answer has been sent: a client that never reads its answers stalls
 //! itself and nobody else.
 
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use farshore_changelog::clock;
 use slab::Slab;
 
 use super::consts::{EIO, REQUEST_BYTES};
+use super::inbox::Inbox;
 use super::intake::{Incoming, Intake};
 use super::outbox::Cost;
 use super::reply;
@@ -28,8 +29,6 @@ pub const DRAIN_MAX_BYTES: u32 = 64 << 20;
 /// How long a payload may be incomplete while others wait for its lane's memory.
 pub const PAYLOAD_STALL_MAX: Duration = Duration::from_secs(2);
 
-/// Bytes thrown away at a time.
-const DRAIN_BUFFER_BYTES: usize = 64 << 10;
 /// What a block status is charged: its longest answer.
 const STATUS_COST_BYTES: u64 = 8 * reply::EXTENTS_MAX as u64;
 
@@ -60,9 +59,7 @@ pub(crate) struct Conn {
     pub device: usize,
     agreed: Agreed,
     intake: Intake,
-    /// Where headers are received into; away while it is.
-    header: Option<Piece>,
-    drain: Option<Piece>,
+    inbox: Inbox,
     requests: Slab<InFlight>,
     charged: Cost,
     /// No further request is taken; the connection is closed when the last answer has been sent.
@@ -77,8 +74,7 @@ impl Conn {
             device,
             agreed,
             intake: Intake::Header,
-            header: Some(Piece::heap(REQUEST_BYTES)),
-            drain: None,
+            inbox: Inbox::new(),
             requests: Slab::new(),
             charged: Cost::default(),
             leaving: false,
@@ -125,23 +121,43 @@ impl Conn {
             self.leaving = true;
         }
         match &mut self.intake {
-            Intake::Header => self.header_bytes(socket, ctx, piece, bytes),
-            Intake::Payload(incoming) => {
-                incoming.took(piece, bytes);
-                if incoming.is_whole() && !self.leaving {
+            Intake::Payload(incoming) => incoming.took(piece, bytes),
+            Intake::Header | Intake::Drain { .. } | Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => {
+                self.inbox.took(piece, bytes)
+            }
+        }
+        self.take_in(socket, ctx);
+    }
+
+    /// Takes what has been received, as far as it goes and the limits allow.
+    fn take_in(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>) {
+        while !self.leaving && !socket.dead() {
+            match &mut self.intake {
+                Intake::Header => {
+                    if !self.within_limits() {
+                        return;
+                    }
+                    let Some(header) = self.inbox.header() else { return };
+                    self.header_whole(socket, ctx, &header);
+                }
+                Intake::Payload(incoming) => {
+                    incoming.absorb(&mut self.inbox);
+                    if !incoming.is_whole() {
+                        return;
+                    }
                     self.payload_whole(ctx);
                 }
-            }
-            Intake::Drain { header, left, refusal } => {
-                *left -= bytes as u32;
-                let (handle, left, refusal) = (header.handle, *left, *refusal);
-                self.drain = Some(piece);
-                if left == 0 {
+                Intake::Drain { header, left, refusal } => {
+                    *left -= self.inbox.skip(*left as usize) as u32;
+                    if *left > 0 {
+                        return;
+                    }
+                    let (handle, refusal) = (header.handle, *refusal);
                     self.intake = Intake::Header;
                     self.refuse(socket, handle, refusal);
                 }
+                Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => return,
             }
-            Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => {}
         }
     }
 
@@ -150,23 +166,14 @@ impl Conn {
         self.charged.sub(socket.sent(completion));
     }
 
-    fn header_bytes(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>, mut piece: Piece, bytes: usize) {
-        piece.range.start += bytes;
-        let whole = piece.is_empty();
-        if whole {
-            piece.range = 0..REQUEST_BYTES;
-        }
-        let header = <&[u8; REQUEST_BYTES]>::try_from(piece.as_slice()).ok().and_then(Header::parse);
-        self.header = Some(piece);
-        if !whole || self.leaving {
-            return;
-        }
-        let Some(header) = header else {
+    fn header_whole(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>, header: &[u8; REQUEST_BYTES]) {
+        let Some(header) = Header::parse(header) else {
             tracing::debug!("a request without its magic number: the connection is cut");
             socket.cut();
             return;
         };
         let payload = header.payload_bytes();
+        self.inbox.payload(payload as usize);
         match check(&header, ctx.device.info(), self.agreed) {
             Checked::Disconnect => self.leaving = true,
             Checked::Nothing => self.answer_empty(socket, &header),
@@ -312,14 +319,14 @@ impl Conn {
             self.begin(ctx, header, request);
         }
         if !socket.receiving() {
+            // What came before may go on now that there is room, or fewer requests are in flight.
+            self.take_in(socket, ctx);
+            let within_limits = self.within_limits();
             let piece = match &mut self.intake {
-                Intake::Header => self.header_wanted(),
+                Intake::Header if within_limits && !self.leaving => self.inbox.lend(),
+                Intake::Header => None,
                 Intake::Payload(incoming) => incoming.lend(),
-                Intake::Drain { left, .. } => {
-                    let mut piece = self.drain.take().unwrap_or_else(|| Piece::heap(DRAIN_BUFFER_BYTES));
-                    piece.range = 0..DRAIN_BUFFER_BYTES.min(*left as usize);
-                    Some(piece)
-                }
+                Intake::Drain { .. } => self.inbox.lend(),
                 Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => None,
             };
             if let Some(piece) = piece {
@@ -329,10 +336,8 @@ impl Conn {
         socket.send(ctx.engine);
     }
 
-    fn header_wanted(&mut self) -> Option<Piece> {
-        let free = self.charged.requests < REQUESTS_PER_CONNECTION_MAX && self.charged.bytes < BYTES_PER_CONNECTION_MAX;
-        // Within a header the rest is awaited whatever the limits say: they were kept when it began.
-        if free || self.header.as_ref().is_some_and(|p| p.range.start > 0) { self.header.take() } else { None }
+    fn within_limits(&self) -> bool {
+        self.charged.requests < REQUESTS_PER_CONNECTION_MAX && self.charged.bytes < BYTES_PER_CONNECTION_MAX
     }
 
     /// Receives nothing any more; memory of an incomplete payload goes back to the device.

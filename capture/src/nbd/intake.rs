@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
+use super::inbox::Inbox;
 use super::request::{Header, Refusal};
 use crate::device::{Payload, Request};
 use crate::engine::Piece;
@@ -50,6 +51,17 @@ impl Incoming {
             }
             self.whole.get_or_insert_with(|| piece.range.clone());
             return Some(piece);
+        }
+    }
+
+    /// Takes what of the payload lies in `inbox`.
+    pub(super) fn absorb(&mut self, inbox: &mut Inbox) {
+        while let Some(mut piece) = self.lend() {
+            let bytes = inbox.fill(piece.as_mut_slice());
+            self.took(piece, bytes);
+            if bytes == 0 {
+                return;
+            }
         }
     }
 

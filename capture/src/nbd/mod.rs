@@ -10,6 +10,7 @@ pub mod consts;
 pub mod export;
 pub(crate) mod greeting;
 pub mod handshake;
+mod inbox;
 mod intake;
 mod option_reply;
 mod options;
