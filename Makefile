@@ -2,7 +2,7 @@
 #
 #   make demo      watch a disk being protected, on this machine, in under a minute
 #   make test      everything that must hold; installs what it needs and is missing (and says what)
-#   make bench     micro benchmarks
+#   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then micro benchmarks; builds for minutes
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
 #   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more
@@ -16,6 +16,9 @@ NIGHTLY_FUZZ_SECONDS ?= 3600
 CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2
+
+# For the comparison with peers: --rounds, --seconds, --dir, --results.
+PEERS ?=
 
 .PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
 
@@ -39,8 +42,10 @@ test-across: deps
 deps:
 	scripts/install-test-deps.sh
 
-bench:
-	$(CARGO) bench --package farshore-benches
+bench: deps
+	$(CARGO) build --release --locked --package farshore --package farshore-benches --bins
+	target/release/peers $(PEERS)
+	$(CARGO) bench --locked --package farshore-benches
 
 lint:
 	$(CARGO) fmt --all --check
