@@ -13,7 +13,7 @@ use crate::regions::{CommitError, RegionMap};
 ///
 /// - write, resync write: its range is read again
 /// - write zeroes, trim: its range is zeroed again; nobody was told that it was done, and doing it twice is doing it once
-/// - resync zeroes: its range is looked at, and lost where it does not read as zeroes; resync never changes a source
+/// - resync zeroes: its range is looked at, and lost where it does not read as zeroes; nothing is changed for it
 ///
 /// # Errors
 /// When a range is lost and the dirty map cannot note it.

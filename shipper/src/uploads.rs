@@ -220,9 +220,12 @@ async fn upload(
             source: "the store says that it exists and that it does not".into(),
         }),
         Err(VaultError::Refused { .. }) if tried.get() => {
-            // Created, or there since the attempt whose end was not known.
-            let _put = vault.put_segment_unseen(epoch, number, bytes.clone()).await?;
-            Ok(Verdict::Stored)
+            if vault.put_segment_unseen(epoch, number, bytes.clone()).await? == Put::Created {
+                return Ok(Verdict::Stored);
+            }
+            // It is there since the attempt whose end was not known, or somebody has sealed there meanwhile.
+            let next = vault.get_epoch(epoch.next()).await?;
+            Ok(next.map_or(Verdict::Stored, |(by, _)| Verdict::Over(by)))
         }
         Err(VaultError::Refused { .. }) => Ok(Verdict::Foreign),
         Err(e) => Err(e),

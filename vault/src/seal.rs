@@ -48,11 +48,10 @@ impl GroupVault {
                     }
                 }
                 // A source need not be allowed to read its own log. It may then pass a seal and make a second one above,
-                // which changes nothing: the first is the cut. It must not pass a free number, which nobody could fill any more.
+                // which changes nothing: the first is the cut.
                 Err(VaultError::Refused { .. }) => {
-                    let seal = self.new_seal(sealed, number, by);
-                    if self.put_segment_unseen(sealed, number, seal).await? == Put::Created {
-                        return Ok(number);
+                    if self.store.put_new(&key, self.new_seal(sealed, number, by)).await? == Put::Created {
+                        return self.seal_lower(sealed, above, number, by).await;
                     }
                     number = number.next();
                 }
@@ -61,6 +60,26 @@ impl GroupVault {
         }
         let what = format!("no free number in {WALK_MAX} segments above {above}");
         Err(VaultError::Damaged { key: format!("groups/{}/log/{sealed}", self.group), what })
+    }
+
+    /// A writer that may not look has sealed at `number`. A number that it has passed may be free all the same (what was refused may have
+    /// been undecided), and a hole below a seal is one that nobody can fill: each below is asked again until one stands.
+    async fn seal_lower(
+        &self,
+        sealed: Epoch,
+        above: SegmentNo,
+        number: SegmentNo,
+        by: &EpochObject,
+    ) -> Result<SegmentNo, VaultError> {
+        let mut first = number;
+        while first > above.next() {
+            let below = SegmentNo(first.0 - 1);
+            if self.put_segment_unseen(sealed, below, self.new_seal(sealed, below, by)).await? == Put::Exists {
+                break;
+            }
+            first = below;
+        }
+        Ok(first)
     }
 
     fn new_seal(&self, sealed: Epoch, number: SegmentNo, by: &EpochObject) -> Bytes {

@@ -326,7 +326,7 @@ impl Conn {
                 Intake::Header if within_limits && !self.leaving => self.inbox.lend(),
                 Intake::Header => None,
                 Intake::Payload(incoming) => incoming.lend(),
-                Intake::Drain { .. } => self.inbox.lend(),
+                Intake::Drain { .. } => self.inbox.lend_whole(),
                 Intake::OverLimit { .. } | Intake::NoRoom { .. } | Intake::Over => None,
             };
             if let Some(piece) = piece {

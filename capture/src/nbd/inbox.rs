@@ -1,14 +1,20 @@
-//! What a client has sent and nobody has read yet. Small requests share one receive: as much as there is comes into one buffer, and
-//! headers and small payloads are taken out of it. A large payload is received straight into the device's memory, and after one only
-//! the next header is asked for, so that the payload that probably follows is not copied either.
+//! What a client has sent and nobody has read yet. Small requests share one receive: what there is comes into one buffer, and headers and
+//! small payloads are taken out of it. A large payload is received straight into the device's memory, and after one only the next
+//! header is asked for, so that the payload that probably follows is not copied either.
+//!
+//! More at once is not better: a client whose whole queue is taken at once, and answered at once, and the disk then wait for each
+//! other by turns. A few requests are enough to share the submission to the disk; reads, which come as bare headers, gain nothing
+//! by it (docs/performance.md has the figures).
 
 use super::consts::REQUEST_BYTES;
 use crate::engine::{HeapBuf, IoBuf, Piece};
 
-/// Bytes received at once.
-const INBOX_BYTES: usize = 64 << 10;
+/// Bytes received at once: eight writes of a page.
+const INBOX_BYTES: usize = 8 * (4096 + REQUEST_BYTES);
+/// Headers received at once after a request without a payload.
+const HEADERS: usize = 2;
 /// A payload from this length on is worth a receive of its own.
-const LARGE_BYTES: usize = 32 << 10;
+const LARGE_BYTES: usize = 16 << 10;
 
 /// The buffer of one connection.
 pub(super) struct Inbox {
@@ -16,13 +22,13 @@ pub(super) struct Inbox {
     buf: Option<HeapBuf>,
     start: usize,
     end: usize,
-    /// The last payload was a large one.
-    large: bool,
+    /// Bytes of the last request's payload.
+    last: usize,
 }
 
 impl Inbox {
     pub(super) fn new() -> Self {
-        Self { buf: Some(HeapBuf::new(INBOX_BYTES)), start: 0, end: 0, large: false }
+        Self { buf: Some(HeapBuf::new(INBOX_BYTES)), start: 0, end: 0, last: LARGE_BYTES }
     }
 
     /// Bytes that have come and were not taken.
@@ -40,7 +46,7 @@ impl Inbox {
 
     /// Says how long the payload is that follows the header that was taken last.
     pub(super) fn payload(&mut self, bytes: usize) {
-        self.large = bytes >= LARGE_BYTES;
+        self.last = bytes;
     }
 
     /// Moves what is there into `into`, as far as it goes. Gives how many bytes that were.
@@ -59,14 +65,28 @@ impl Inbox {
         bytes
     }
 
-    /// The free part of the buffer, to receive into; it comes back through [`Inbox::took`]. `None` while it is away.
+    /// Room for the next header, and for what may come with it; it comes back through [`Inbox::took`]. `None` while it is away.
     pub(super) fn lend(&mut self) -> Option<Piece> {
+        self.lend_until(match self.last {
+            0 => HEADERS * REQUEST_BYTES,
+            small if small < LARGE_BYTES => INBOX_BYTES,
+            _ => REQUEST_BYTES,
+        })
+    }
+
+    /// All there is, for what is only thrown away.
+    pub(super) fn lend_whole(&mut self) -> Option<Piece> {
+        self.lend_until(INBOX_BYTES)
+    }
+
+    /// The free part of the buffer before `until`.
+    fn lend_until(&mut self, until: usize) -> Option<Piece> {
         let mut buf = self.buf.take()?;
         // Less than a header is left, or nothing: requests are taken before more is asked for.
         buf.as_mut_slice().copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.len());
-        let end = if self.large && self.end < REQUEST_BYTES { REQUEST_BYTES } else { INBOX_BYTES };
-        Some(Piece { buf: IoBuf::Heap(buf), range: self.end..end })
+        debug_assert!(self.end < until, "a header that is there is taken first");
+        Some(Piece { buf: IoBuf::Heap(buf), range: self.end..until })
     }
 
     /// Takes the buffer back, with `bytes` more in it.

@@ -220,7 +220,7 @@ impl Tap {
         let read = move || {
             let mut piece = Piece::whole(IoBuf::Slot(slot));
             let found = if hole {
-                look_again(&file, chunk, comparer.as_ref(), write_back)
+                look_again(&file, chunk, comparer.as_ref())
             } else {
                 look(&file, chunk, piece.as_mut_slice(), comparer.as_ref(), write_back)
             };
@@ -314,12 +314,9 @@ impl Tap {
 }
 
 /// Whether `chunk` is still a hole. With a comparer, whether the target has nothing but zeroes there.
-fn look_again(file: &File, chunk: ByteRange, comparer: Option<&Comparer>, write_back: bool) -> io::Result<u64> {
+fn look_again(file: &File, chunk: ByteRange, comparer: Option<&Comparer>) -> io::Result<u64> {
     if !space::is_hole(file, chunk)? {
         return Ok(DATA);
-    }
-    if write_back {
-        space::zero(file, chunk, false)?;
     }
     Ok(if comparer.is_some_and(Comparer::is_zeroes) { SAME } else { HOLE })
 }
@@ -334,16 +331,14 @@ fn look(
 ) -> io::Result<u64> {
     let hole_end = space::hole_end(file, chunk.start)?;
     let found = if hole_end >= chunk.end {
-        if write_back {
-            space::zero(file, chunk, false)?;
-        }
         HOLE
     } else {
         space::read_full(file, chunk.start, buf)?;
+        let zero = space::is_zero(buf);
         if write_back {
-            medium::write_all_at(file, buf, chunk.start)?;
+            write_again(file, chunk, buf, zero)?;
         }
-        if space::is_zero(buf) { ZEROES } else { DATA }
+        if zero { ZEROES } else { DATA }
     };
     let beyond = if found == HOLE { (hole_end / SECTOR_BYTES) << HOLE_END_SHIFT } else { 0 };
     let Some(comparer) = comparer else { return Ok(found | beyond) };
@@ -351,4 +346,21 @@ fn look(
         buf.fill(0);
     }
     Ok(if comparer.is_same(buf) { SAME } else { found } | beyond)
+}
+
+/// Writes what a chunk holds once more, where anything is allocated. A hole is left: it is no page that an fdatasync could have dropped,
+/// but the file system's own matter, which its journal keeps.
+fn write_again(file: &File, chunk: ByteRange, buf: &[u8], zero: bool) -> io::Result<()> {
+    if zero {
+        return space::zero(file, chunk, true);
+    }
+    let mut at = chunk.start;
+    for extent in space::extents(file, chunk, space::EXTENTS_MAX)? {
+        let from = (at - chunk.start) as usize;
+        if !extent.hole {
+            medium::write_all_at(file, &buf[from..from + extent.len as usize], at)?;
+        }
+        at += extent.len;
+    }
+    if at < chunk.end { Err(io::Error::other("a chunk in too many pieces")) } else { Ok(()) }
 }

@@ -15,6 +15,9 @@ use crate::vault_retention::LogPruner;
 /// Epochs that others open in between while a failover tries to open its own.
 const EPOCH_TRIES_MAX: u32 = 16;
 
+/// Segments from whose newest the watermark is read.
+const NEWEST: usize = 1024;
+
 /// Where the log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
@@ -130,7 +133,10 @@ async fn watermark(vault: &GroupVault, epoch: Epoch, applied: SegmentNo) -> Resu
         let listed = vault.list_segments(epoch, last.next()).await?;
         let Some((newest, _)) = listed.last() else { break };
         last = *newest;
-        numbers = listed.into_iter().map(|(number, _)| number).collect();
+        numbers.extend(listed.into_iter().map(|(number, _)| number));
+        // The newest are enough, and a seal may be alone in a listing.
+        let passed = numbers.len().saturating_sub(NEWEST);
+        numbers.drain(..passed);
     }
     Ok(LogPruner::new(vault.clone()).watermark(epoch, &numbers).await?)
 }

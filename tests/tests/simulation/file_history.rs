@@ -33,6 +33,8 @@ struct Version {
     bytes: Bytes,
     /// An fsync that covered it failed: no later one brings it to the medium.
     dropped: bool,
+    /// It is the file system's own matter, in its journal: a failed fsync of pages does not drop it.
+    kept: bool,
 }
 
 struct Sector {
@@ -75,12 +77,14 @@ impl FileHistory {
         Ok(bytes)
     }
 
-    /// Changes the file from `at` on, `len` bytes, with `work`, and remembers what was there and what is.
+    /// Changes the file from `at` on, `len` bytes, with `work`, and remembers what was there and what is; `kept`: in the file system's
+    /// journal.
     pub fn change<T>(
         &mut self,
         change: Change,
         at: u64,
         len: u64,
+        kept: bool,
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         let touched = at / SECTOR..(at + len).div_ceil(SECTOR);
@@ -101,7 +105,7 @@ impl FileHistory {
                 None => sector.durable == bytes,
             };
             if !same {
-                sector.later.push(Version { change, bytes, dropped: false });
+                sector.later.push(Version { change, bytes, dropped: false, kept });
             } else if sector.later.is_empty() {
                 self.sectors.remove(&n);
             }
@@ -118,7 +122,7 @@ impl FileHistory {
         let covered = |change: Change| change < upto && !not.contains(&change);
         for sector in self.sectors.values_mut() {
             if !good {
-                sector.later.iter_mut().filter(|v| covered(v.change)).for_each(|v| v.dropped = true);
+                sector.later.iter_mut().filter(|v| covered(v.change) && !v.kept).for_each(|v| v.dropped = true);
                 continue;
             }
             let last = sector.later.iter().rposition(|v| covered(v.change) && !v.dropped);

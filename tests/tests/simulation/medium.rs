@@ -227,10 +227,11 @@ impl SimMedium {
         change: Change,
         at: u64,
         len: u64,
+        kept: bool,
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         match self.place(file)? {
-            Some(place) => self.files.borrow_mut()[place].1.change(change, at, len, work),
+            Some(place) => self.files.borrow_mut()[place].1.change(change, at, len, kept, work),
             None => work(),
         }
     }
@@ -238,7 +239,7 @@ impl SimMedium {
     /// The kernel writes for whoever asked an engine for it. The change is told once [`SimMedium::told`] is called.
     pub fn engine_write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<(usize, Change)> {
         let change = self.next_change();
-        let written = self.changing(file, change, at, bytes.len() as u64, || file.write_at(bytes, at))?;
+        let written = self.changing(file, change, at, bytes.len() as u64, false, || file.write_at(bytes, at))?;
         self.untold.borrow_mut().insert(change);
         Ok((written, change))
     }
@@ -303,7 +304,7 @@ impl Medium for SimMedium {
         let bytes =
             if short { &bytes[..1 + self.rng.borrow_mut().below(bytes.len() as u64 - 1) as usize] } else { bytes };
         self.act(&format!("writes {} at {at} of", bytes.len()), &path, false, || {
-            self.changing(file, self.next_change(), at, bytes.len() as u64, || Kernel.write_at(file, bytes, at))
+            self.changing(file, self.next_change(), at, bytes.len() as u64, false, || Kernel.write_at(file, bytes, at))
         })
     }
 
@@ -319,7 +320,9 @@ impl Medium for SimMedium {
             return Kernel.fallocate(file, how, start, len); // a question, beyond the end
         }
         self.act(&format!("zeroes {len} at {start} of"), &path, false, || {
-            self.changing(file, self.next_change(), start, end - start, || Kernel.fallocate(file, how, start, len))
+            self.changing(file, self.next_change(), start, end - start, true, || {
+                Kernel.fallocate(file, how, start, len)
+            })
         })
     }
 
@@ -332,7 +335,7 @@ impl Medium for SimMedium {
         self.act(&format!("sizes to {len}"), &path, false, || {
             // What is cut off reads as zeroes should the file grow again; what is new has nothing to lose.
             let cut_off = if len == low { high - low } else { 0 };
-            self.changing(file, self.next_change(), low, cut_off, || Kernel.set_len(file, len))
+            self.changing(file, self.next_change(), low, cut_off, true, || Kernel.set_len(file, len))
         })
     }
 
@@ -371,7 +374,7 @@ impl Medium for SimMedium {
             let file = Kernel.create(path, Create::OrOpen)?;
             if how == Create::Emptied {
                 let len = file.metadata()?.len();
-                self.changing(&file, self.next_change(), 0, len, || Kernel.set_len(&file, 0))?;
+                self.changing(&file, self.next_change(), 0, len, true, || Kernel.set_len(&file, 0))?;
             }
             Ok(file)
         })

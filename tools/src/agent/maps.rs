@@ -101,11 +101,13 @@ fn commit(map: &mut RegionMap) -> Result<()> {
     map.commit().map_or(Ok(()), farshore_capture::regions::Commit::run).context("the dirty map cannot be written")
 }
 
-/// At an orderly stop, with everything in the vault: the disks are made durable, and then nothing is open any more.
+/// At an orderly stop, with everything in the vault: the disks are made durable, and then nothing is open any more. Gives how many
+/// regions are lost.
 ///
 /// # Errors
 /// When a disk or its map fails: the stop is then not a clean one.
-pub fn close(config: &Config, disks: &[DiskEntry], files: &[Arc<File>]) -> Result<()> {
+pub fn close(config: &Config, disks: &[DiskEntry], files: &[Arc<File>]) -> Result<u64> {
+    let mut lost = 0;
     for (disk, file) in disks.iter().zip(files) {
         medium::sync_data(file).with_context(|| format!("disk {} cannot be made durable", disk.name))?;
         let mut map = RegionMap::open(&path(config, &disk.name), disk)?;
@@ -113,6 +115,7 @@ pub fn close(config: &Config, disks: &[DiskEntry], files: &[Arc<File>]) -> Resul
             map.close(region);
         }
         commit(&mut map)?;
+        lost += map.lost_regions();
     }
-    Ok(())
+    Ok(lost)
 }

@@ -156,10 +156,10 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>]) -> Result
     // What a fenced source wrote since is in no log.
     let fenced = ring.shipper_state() == ShipperState::Fenced;
     let all_confirmed = !fenced && ring.confirmed_seq().next() >= ring.next_seq();
-    if all_confirmed && let Err(error) = maps::close(config, &ring.spec().disks, files) {
+    let mut lost = 0;
+    if all_confirmed {
         // The kernel says so once: the next agent's fdatasync may succeed, and what it does not cover must not be believed.
-        ring.distrust();
-        return Err(error);
+        lost = maps::close(config, &ring.spec().disks, files).inspect_err(|_| ring.distrust())?;
     }
     let stamps = ring.spec().disks.iter().zip(files).filter_map(|(disk, file)| {
         let stamp = FileStamp::of(file).transpose()?;
@@ -168,7 +168,7 @@ pub fn end_in_order(config: &Config, ring: &Ring, files: &[Arc<File>]) -> Result
     stamp::note(&config.state_dir, &stamps.collect::<std::io::Result<Vec<_>>>()?)?;
     if all_confirmed {
         SourceState::new(&config.state_dir).update_epoch(|e| e.clean = true)?;
-        served::leave(&config.state_dir, false)?;
+        served::ended(&config.state_dir, lost > 0)?;
         tracing::info!("group {group}: stopped, everything is in the vault");
     } else {
         tracing::info!(

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use farshore_changelog::crashsafe;
 use farshore_changelog::ring::{self, Ring};
+use farshore_shipper::SourceState;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -50,17 +51,22 @@ fn read(state_dir: &Path) -> Result<Option<Served>> {
     }
 }
 
-/// Whether what is copied has to be written back first, as things stand: with the ring that is there.
+/// Whether what is copied has to be written back first, as things stand: with the ring that is there, and the epoch that is noted.
 ///
 /// # Errors
 /// Of the file system.
 pub fn must_write_back(config: &Config) -> Result<bool> {
-    let Some(served) = read(&config.state_dir)? else { return Ok(false) };
-    if served.boot != boot()? {
+    let served = read(&config.state_dir)?;
+    if served.as_ref().is_some_and(|served| served.boot != boot().unwrap_or_default()) {
         return Ok(false);
     }
+    let noted = SourceState::new(&config.state_dir).epoch()?.map(|noted| noted.epoch);
     let ring = Ring::open(&ring::path_in(&config.ring_dir, &config.group));
-    Ok(served.write_back || ring.map_or(true, |ring| ring.is_distrusted()))
+    let known = ring.ok().filter(|ring| ring.spec().group == config.group && Some(ring.spec().epoch) == noted);
+    Ok(match (served, known) {
+        (served, Some(ring)) => ring.is_distrusted() || served.is_some_and(|served| served.write_back),
+        (served, None) => served.is_some(),
+    })
 }
 
 /// Notes durably that disks are served from here on, before they are and before there is a ring for it.
@@ -71,6 +77,16 @@ pub fn note(state_dir: &Path, write_back: bool) -> Result<()> {
     let served = Served { boot: boot()?, write_back };
     crashsafe::replace(&path(state_dir), &serde_json::to_vec_pretty(&served)?)
         .context("that the disks are served cannot be noted")
+}
+
+/// An agent has ended in order, with its disks durable. What is still to be copied is written back by the next one, if it was to be by
+/// this one.
+///
+/// # Errors
+/// Of the file system.
+pub fn ended(state_dir: &Path, lost: bool) -> Result<()> {
+    let write_back = lost && read(state_dir)?.is_some_and(|served| served.write_back);
+    leave(state_dir, write_back)
 }
 
 /// Notes what is left for the next epoch, whose ring is yet to be made: nothing, or that it writes back.
@@ -94,7 +110,12 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap(), Some(here));
         std::fs::write(path(dir.path()), b"{").unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some(Served { boot: boot().unwrap(), write_back: true }));
-        leave(dir.path(), false).unwrap();
+        ended(dir.path(), true).unwrap();
+        assert!(
+            read(dir.path()).unwrap().is_some_and(|served| served.write_back),
+            "what is lost is still to be written back"
+        );
+        ended(dir.path(), false).unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
     }
 }

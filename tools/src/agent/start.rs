@@ -99,7 +99,10 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
         // Also what was lost before, and whose copy the vault has not confirmed.
         EpochChoice::Begin | EpochChoice::Next => maps.iter().map(RegionMap::lost_bytes).sum(),
     };
-    served::note(&config.state_dir, write_back)?;
+    if write_back {
+        // Before the ring that knew of it is replaced by one that does not.
+        served::note(&config.state_dir, true)?;
+    }
     let (epoch, ring) = match (start.epoch, open) {
         (EpochChoice::Continue, Some(ring)) => (noted.epoch, ring),
         (EpochChoice::Continue, None) => unreachable!("a ring that fits is open"),
@@ -116,6 +119,9 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     };
     if start.epoch == EpochChoice::Continue {
         state.update_epoch(|e| e.clean = false)?;
+    }
+    if !write_back {
+        served::note(&config.state_dir, false)?;
     }
     stamp::forget(&config.state_dir)?;
     let story = tell(start, found, grown, lost_bytes, write_back);
