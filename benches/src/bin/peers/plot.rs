@@ -40,22 +40,20 @@ fn throughput(report: &Report, path: &Path) -> Drawn {
     root.fill(&WHITE)?;
     let ratios: Vec<Vec<f64>> =
         LOADS.iter().map(|load| Server::ALL.map(|server| report.ratio(load, server)).to_vec()).collect();
-    let highest = ratios.iter().flatten().copied().fold(1.0, f64::max) * 1.1;
+    // The legend has its place above the bars.
+    let highest = ratios.iter().flatten().copied().fold(1.0, f64::max) * 1.4;
     let mut chart = ChartBuilder::on(&root)
         .caption(format!("Throughput as a multiple of {REFERENCE}"), ("sans-serif", 20))
         .margin(10)
-        .x_label_area_size(40)
+        .x_label_area_size(10)
         .y_label_area_size(40)
-        .build_cartesian_2d(0.0..LOADS.len() as f64, 0.0..highest)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(LOADS.len() * 2)
-        .x_label_formatter(&|x| {
-            let at_middle = (x.fract() - 0.5).abs() < 0.01;
-            if at_middle { LOADS.get(*x as usize).map(ToString::to_string).unwrap_or_default() } else { String::new() }
-        })
-        .draw()?;
+        .build_cartesian_2d(0.0..LOADS.len() as f64, -highest / 15.0..highest)?;
+    chart.configure_mesh().disable_x_mesh().x_labels(0).draw()?;
+    let names = LOADS
+        .iter()
+        .enumerate()
+        .map(|(n, load)| Text::new(load.to_string(), (n as f64 + 0.05, -highest / 40.0), ("sans-serif", 14)));
+    chart.draw_series(names)?;
     let width = 0.9 / Server::ALL.len() as f64;
     for (n, server) in Server::ALL.into_iter().enumerate() {
         let bars = ratios.iter().enumerate().map(|(load, ratios)| {
@@ -67,7 +65,8 @@ fn throughput(report: &Report, path: &Path) -> Drawn {
             .label(server.name())
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], COLOURS[n].filled()));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    let place = SeriesLabelPosition::UpperRight;
+    chart.configure_series_labels().position(place).background_style(WHITE).border_style(BLACK).draw()?;
     root.present()?;
     Ok(())
 }
@@ -96,7 +95,9 @@ fn latency(report: &Report, load: &crate::load::Load, path: &Path) -> Drawn {
         .x_desc("share of the requests that are faster")
         .y_desc("microseconds")
         .x_labels(5)
-        .x_label_formatter(&|x| format!("{:.4} %", 100.0 - 100.0 / 10_f64.powf(*x)).replace("0.0000", "0"))
+        .x_label_formatter(&|nines| {
+            format!("{:.*} %", (*nines as usize).saturating_sub(2), 100.0 - 100.0 / 10_f64.powf(*nines))
+        })
         .draw()?;
     for (n, points) in curves {
         chart
