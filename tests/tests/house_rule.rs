@@ -15,7 +15,7 @@ const TABLE: [(&str, &str, &[&str]); 8] = [
     ("farshore-processor", "processor", &["farshore-changelog", "farshore-vault"]),
     ("farshore", "tools", ALL),
     ("farshore-tests", "tests", ALL_AND_THE_TOOLS),
-    ("farshore-benches", "benches", ALL),
+    ("farshore-benches", "benches", ALL_AND_THE_TOOLS),
 ];
 
 /// Every stage.

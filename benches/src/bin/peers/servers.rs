@@ -17,6 +17,8 @@ use crate::load::Target;
 const BEGIN_MAX: Duration = Duration::from_secs(180);
 /// The longest that one may take to end.
 const END_MAX: Duration = Duration::from_secs(60);
+/// Room for the peer's log, in MiB.
+const LOG_MIB: u64 = 16 << 10;
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -92,8 +94,10 @@ impl Site {
     pub fn start(dir: &Path, disk_mib: u64) -> Result<Self> {
         let mut site = Self { dir: dir.to_path_buf(), running: Vec::new() };
         for server in Server::ALL {
-            site.make_disk(server, disk_mib)?;
+            site.fill(server, "img", disk_mib)?;
         }
+        // Room that is written already, as a block device's is: a peer must not pay for the growth of a file.
+        site.fill(Server::QemuNbdLog, "log", LOG_MIB)?;
         for server in Server::ALL.into_iter().filter(|server| *server != Server::Raw) {
             let child = site.command(server)?.spawn().with_context(|| format!("{server} cannot be started"))?;
             site.running.push((server, child));
@@ -108,9 +112,9 @@ impl Site {
         self.dir.join(format!("{}.{ending}", server.file()))
     }
 
-    /// The same content for everybody, half of which can be compressed away.
-    fn make_disk(&self, server: Server, mib: u64) -> Result<()> {
-        let path = self.path(server, "img");
+    /// Writes a file: the same content for everybody, half of which can be compressed away.
+    fn fill(&self, server: Server, ending: &str, mib: u64) -> Result<()> {
+        let path = self.path(server, ending);
         let file = format!("--filename={}", path.display());
         let mut fio = Command::new("fio");
         fio.args(["--name=fill", "--rw=write", "--bs=1M", "--direct=1", "--ioengine=io_uring", "--iodepth=8"]);
@@ -132,8 +136,6 @@ impl Site {
             }
             Server::QemuNbdLog => {
                 let log = self.path(server, "log");
-                // As a block device the log would have its room; so has this file, once the first round has gone over it.
-                File::create(&log)?.set_len(64 << 30)?;
                 let options = format!(
                     "driver=blklogwrites,log-sector-size=4096,file.driver=file,file.filename={image},file.cache.direct=on,\
                      file.aio=io_uring,log.driver=file,log.filename={},log.cache.direct=on,log.aio=io_uring",
