@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::Process;
-use crate::root::{BlockDevice, as_root, root_command};
+use crate::root::{BlockDevice, as_root, root_command, unmount};
 
 /// The longest that the export may take to show up.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
@@ -53,11 +53,11 @@ impl ExportedFs {
     /// Unmounts it in order.
     ///
     /// # Panics
-    /// When something in it is still in use.
+    /// When something in it stays in use.
     pub fn unmount(mut self) {
-        let _ = as_root(&["umount", text(&self.at)]).good();
+        unmount(&self.at);
         self.device = None;
-        let _ = as_root(&["umount", text(&self.fuse_at)]).good();
+        unmount(&self.fuse_at);
         let _ = self.fuse.wait(SHOWN_MAX);
     }
 }

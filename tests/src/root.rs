@@ -34,6 +34,22 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 
+/// Unmounts what is mounted at `at`. A program that another thread is just starting has this one's files open for a moment.
+///
+/// # Panics
+/// When it stays in use for [`ROOT_MAX`].
+pub fn unmount(at: &Path) {
+    let deadline = clock::mono() + ROOT_MAX;
+    loop {
+        let tried = as_root(&["umount", text(at)]);
+        if tried.status.success() {
+            return;
+        }
+        assert!(clock::mono() < deadline, "{} stays in use: {}", at.display(), tried.err);
+        clock::sleep(Duration::from_millis(100));
+    }
+}
+
 /// A small file system of its own, unmounted when dropped.
 pub struct SmallFileSystem(PathBuf);
 
@@ -76,9 +92,9 @@ impl SmallFileSystem {
     /// Unmounts it: everything of it is in its file then.
     ///
     /// # Panics
-    /// When it is in use.
+    /// When it stays in use.
     pub fn unmount(self) {
-        let _ = as_root(&["umount", text(&self.0)]).good();
+        unmount(&self.0);
         std::mem::forget(self);
     }
 
