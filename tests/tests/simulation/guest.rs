@@ -74,7 +74,7 @@ impl Guests {
 
     /// Their agent has died: what it had is repeated. Gives what must be dropped with it.
     pub fn agent_gone(&mut self) -> Option<Payload> {
-        self.open.iter_mut().for_each(|open| (open.id, open.since) = (None, None));
+        self.open.iter_mut().for_each(|open| open.id = None);
         self.due = Duration::ZERO;
         self.held.take().map(|(_, payload, _)| payload)
     }
@@ -91,6 +91,12 @@ impl Guests {
     /// They ask for nothing new until then.
     pub fn rest(&mut self, until: Duration) {
         self.next_new = self.next_new.max(until);
+    }
+
+    /// An agent serves them, the first or another: it has not kept anybody waiting.
+    pub fn agent_begins(&mut self) {
+        self.open.iter_mut().for_each(|open| open.since = None);
+        self.due = Duration::ZERO;
     }
 
     /// They are gone themselves: nobody waits for anything.

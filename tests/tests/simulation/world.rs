@@ -273,7 +273,7 @@ impl World {
                 self.history.begin_epoch(agent.epoch.0);
                 self.agent = Some(agent);
                 self.shipper_starts = Some(self.now());
-                self.guests.due = Duration::ZERO;
+                self.guests.agent_begins();
             }
             Ok(Err(e)) => {
                 self.kernel.killed();
