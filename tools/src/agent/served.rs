@@ -57,7 +57,8 @@ fn read(state_dir: &Path) -> Result<Option<Served>> {
 /// Of the file system.
 pub fn must_write_back(config: &Config) -> Result<bool> {
     let served = read(&config.state_dir)?;
-    if served.as_ref().is_some_and(|served| served.boot != boot().unwrap_or_default()) {
+    let here = boot()?;
+    if served.as_ref().is_some_and(|served| served.boot != here) {
         return Ok(false);
     }
     let noted = SourceState::new(&config.state_dir).epoch()?.map(|noted| noted.epoch);
@@ -69,7 +70,8 @@ pub fn must_write_back(config: &Config) -> Result<bool> {
     })
 }
 
-/// Notes durably that disks are served from here on, before they are and before there is a ring for it.
+/// Notes durably that disks are served from here on, before they are. With `write_back` it comes before the ring that knew of the failure is
+/// replaced; without, after the ring is there, so that a start that fails between leaves no note of a lost ring.
 ///
 /// # Errors
 /// Of the file system.
