@@ -6,11 +6,15 @@ use std::time::Duration;
 use farshore_changelog::ids::GroupName;
 
 use crate::error::ShipError;
+use crate::level::Compression;
 
 /// Smallest payload at which segments can be told to be sealed, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Largest: with the largest request (32 MiB) on top, a segment stays below the format's limit of 64 MiB.
 pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Most threads that compress.
+pub const THREADS_MAX: usize = 16;
 
 /// What a shipper needs to know.
 #[derive(Debug, Clone)]
@@ -33,8 +37,11 @@ pub struct ShipperConfig {
     pub heartbeat: Duration,
     /// Bytes that may wait in the spool, at least twice `segment_bytes`. At the limit nothing is taken from the ring.
     pub spool_limit_bytes: u64,
-    /// zstd's compression level.
-    pub zstd_level: i32,
+    /// How segments are compressed.
+    pub compression: Compression,
+    /// Threads that compress, at most 16, and one more that writes the spool. With 0 the thread that fills the spool does all of
+    /// it, one after the other.
+    pub threads: usize,
 }
 
 impl ShipperConfig {
@@ -55,6 +62,9 @@ impl ShipperConfig {
                 "a spool of {} bytes does not hold two segments of {}",
                 self.spool_limit_bytes, self.segment_bytes
             ));
+        }
+        if self.threads > THREADS_MAX {
+            return refused(format!("{} threads that compress are more than {THREADS_MAX}", self.threads));
         }
         if self.heartbeat.is_zero() {
             return refused("a heartbeat of 0 s would never end".to_owned());

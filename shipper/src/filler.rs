@@ -56,6 +56,8 @@ pub enum Pause {
     None,
     /// When the ring has something, or after this time.
     Ring(Duration),
+    /// When the segment on its way is in the spool, or after this time.
+    Stored(Duration),
     /// After this time, whatever the ring has.
     Time(Duration),
     /// Never: all is done. (Only a fence, which the uploader may meet later, gives it something to do again.)
@@ -149,15 +151,17 @@ impl Filler {
     }
 
     /// Blocks this thread for a pause.
-    pub fn wait(&self, pause: Pause) {
-        match (pause, &self.stage) {
+    pub fn wait(&mut self, pause: Pause) {
+        match (pause, &mut self.stage) {
             (Pause::None | Pause::Done, _) => {}
             (Pause::Ring(time), Stage::Fill(fill)) => fill.sealer.wait(time),
             (Pause::Ring(time), Stage::Keep(keep)) => keep.sealer.wait(time),
+            (Pause::Stored(time), Stage::Fill(fill)) => fill.sealer.wait_stored(time),
+            (Pause::Stored(time), Stage::Keep(keep)) => keep.sealer.wait_stored(time),
             (Pause::Ring(time), Stage::Discard(consumer)) => consumer.wait(time),
-            (Pause::Ring(time), Stage::Open(..) | Stage::Filled(_) | Stage::Over) | (Pause::Time(time), _) => {
-                clock::sleep(time);
-            }
+            (Pause::Ring(time), Stage::Open(..) | Stage::Filled(_) | Stage::Over)
+            | (Pause::Stored(time), Stage::Open(..) | Stage::Filled(_) | Stage::Discard(_) | Stage::Over)
+            | (Pause::Time(time), _) => clock::sleep(time),
         }
     }
 
@@ -218,7 +222,7 @@ impl Shared {
         if drain.is_none() && stopping {
             *drain = Some(Drain::new(self.ring.next_seq()));
         }
-        if drain.as_ref().is_some_and(|drain| drain.is_over(sealer.head().last_seq)) {
+        if drain.as_ref().is_some_and(|drain| drain.is_over(sealer.stored())) {
             return Ok((Stage::Filled(Box::new(fill.sealer)), Pause::Done));
         }
         if let Some(left) = retry.left().filter(|_| sealer.is_closed()) {
@@ -226,28 +230,35 @@ impl Shared {
             return Ok((Stage::Fill(fill), Pause::Time(left.min(longest))));
         }
         let had = sealer.at_hand().records;
-        let emptied = sealer.take(self.room())?;
+        let room = self.room(sealer);
+        let emptied = sealer.take(room, self.spool_percent(room))?;
         let comes = sealer.at_hand().records > had;
-        let decision =
-            if sealer.is_closed() { Decision::Seal } else { self.limits.decide(&sealer.standing(drain.is_some())) };
-        if decision != Decision::Seal {
-            self.say_room(emptied);
+        let decision = self.limits.decide(&sealer.standing(drain.is_some()));
+        if decision == Decision::Seal && !sealer.is_closed() {
+            sealer.seal(self.progress.watermark())?;
+        } else if decision != Decision::Seal {
+            self.say_room(sealer, emptied);
+        }
+        match self.store(sealer) {
+            Ok(Some(segment)) => {
+                // It fails only when the uploader has ended, which whoever drives the two sees.
+                let _ = queue.send(Queued { segment, tried: false });
+                drain.iter_mut().for_each(Drain::moved);
+                retry.worked();
+                return Ok((Stage::Fill(fill), Pause::None));
+            }
+            Ok(None) => {}
+            Err(e) => {
+                let Some(trouble) = Trouble::of(&e) else { return Err(e) };
+                self.voice.trouble(Half::Filler, trouble, &e);
+                let pause = Pause::Time(retry.failed().min(POLL));
+                return Ok((Stage::Fill(fill), pause));
+            }
         }
         let pause = match decision {
-            Decision::Seal => match self.seal(sealer) {
-                Ok(segment) => {
-                    // It fails only when the uploader has ended, which whoever drives the two sees.
-                    let _ = queue.send(Queued { segment, tried: false });
-                    drain.iter_mut().for_each(Drain::moved);
-                    retry.worked();
-                    Pause::None
-                }
-                Err(e) => {
-                    let Some(trouble) = Trouble::of(&e) else { return Err(e) };
-                    self.voice.trouble(Half::Filler, trouble, &e);
-                    Pause::Time(retry.failed().min(POLL))
-                }
-            },
+            // The segment before it is on its way.
+            Decision::Seal => Pause::Stored(POLL),
+            Decision::Wait(_) if sealer.is_closed() => Pause::Stored(GATHER),
             Decision::Wait(_) if drain.is_some() => Pause::Time(SHORT_PAUSE),
             Decision::Wait(time) if emptied && comes => Pause::Time(time.min(GATHER)),
             Decision::Wait(time) if emptied => Pause::Ring(time),
@@ -257,8 +268,8 @@ impl Shared {
     }
 
     /// Says whether the spool is at its limit, once it is known whether taking stopped there.
-    fn say_room(&mut self, emptied: bool) {
-        let free = self.room() >= self.spool_limit_bytes / FREE_AGAIN;
+    fn say_room(&mut self, sealer: &Sealer, emptied: bool) {
+        let free = self.room(sealer) >= self.spool_limit_bytes / FREE_AGAIN;
         if !emptied && !free {
             self.at_limit = true;
             let error = AtLimit { bytes: self.spool.bytes(), limit: self.spool_limit_bytes };
@@ -269,14 +280,18 @@ impl Shared {
         }
     }
 
-    fn seal(&self, sealer: &mut Sealer) -> Result<Spooled, ShipError> {
-        let sealed = sealer.seal(self.progress.watermark())?;
-        if !self.at_limit {
-            self.voice.well(Half::Filler);
+    /// Goes on with putting what is sealed into the spool.
+    fn store(&self, sealer: &mut Sealer) -> Result<Option<Spooled>, ShipError> {
+        let stored = sealer.store()?;
+        if let Some(segment) = &stored {
+            if !self.at_limit {
+                self.voice.well(Half::Filler);
+            }
+            self.ring.set_spool_bytes(self.spool.bytes());
+            let (number, last_seq) = (segment.number.0, segment.last_seq.0);
+            tracing::debug!(number, last_seq, bytes = segment.bytes, "segment sealed");
         }
-        self.ring.set_spool_bytes(self.spool.bytes());
-        tracing::debug!(number = sealed.number.0, last_seq = sealed.last_seq.0, bytes = sealed.bytes, "segment sealed");
-        Ok(sealed)
+        Ok(stored)
     }
 
     fn keep(&self, sealer: Sealer) -> Stage {
@@ -287,26 +302,28 @@ impl Shared {
     /// discarded.
     fn go_on_keeping(&self, mut keep: Box<Keep>) -> Result<(Stage, Pause), ShipError> {
         let Keep { sealer, drain } = &mut *keep;
-        if drain.is_over(sealer.head().last_seq) || self.room() == 0 {
-            let (kept, bytes) = (sealer.head().last_seq.0, self.spool.bytes());
+        let room = self.room(sealer);
+        if drain.is_over(sealer.stored()) || (room == 0 && !sealer.is_closed()) {
+            let (kept, bytes) = (sealer.stored().0, self.spool.bytes());
             tracing::warn!(kept_up_to = kept, spool_bytes = bytes, "what was not shipped is kept in the spool");
             return Ok((Stage::Discard(keep.sealer.into_consumer()), Pause::None));
         }
-        sealer.take(self.room())?;
-        let pause = if sealer.is_closed() || self.limits.decide(&sealer.standing(true)) == Decision::Seal {
-            match self.seal(sealer) {
-                Ok(_) => {
-                    drain.moved();
-                    Pause::None
-                }
-                Err(e) => {
-                    let Some(trouble) = Trouble::of(&e) else { return Err(e) };
-                    self.voice.trouble(Half::Filler, trouble, &e);
-                    Pause::Time(FIRST_RETRY)
-                }
+        sealer.take(room, self.spool_percent(room))?;
+        if !sealer.is_closed() && self.limits.decide(&sealer.standing(true)) == Decision::Seal {
+            sealer.seal(self.progress.watermark())?;
+        }
+        let pause = match self.store(sealer) {
+            Ok(Some(_)) => {
+                drain.moved();
+                Pause::None
             }
-        } else {
-            Pause::Ring(SHORT_PAUSE)
+            Ok(None) if sealer.is_closed() => Pause::Stored(SHORT_PAUSE),
+            Ok(None) => Pause::Ring(SHORT_PAUSE),
+            Err(e) => {
+                let Some(trouble) = Trouble::of(&e) else { return Err(e) };
+                self.voice.trouble(Half::Filler, trouble, &e);
+                Pause::Time(FIRST_RETRY)
+            }
         };
         Ok((Stage::Keep(keep), pause))
     }
@@ -323,8 +340,14 @@ impl Shared {
     }
 
     /// Payload bytes that may be taken: sealed they need about as much of the spool at most.
-    fn room(&self) -> u64 {
-        self.spool_limit_bytes.saturating_sub(self.spool.bytes())
+    fn room(&self, sealer: &Sealer) -> u64 {
+        self.spool_limit_bytes.saturating_sub(self.spool.bytes() + sealer.closed_bytes())
+    }
+
+    /// How full the spool is, in percent.
+    fn spool_percent(&self, room: u64) -> u32 {
+        let used = self.spool_limit_bytes.saturating_sub(room);
+        u32::try_from(used.saturating_mul(100) / self.spool_limit_bytes.max(1)).unwrap_or(100)
     }
 
     fn sign_of_life(&mut self) {

@@ -1,7 +1,7 @@
 //! Ring to sealed segments to cache store.
 //!
 //! ```text
-//! ring ─take─▶ sealer (fold, compress, seal) ─▶ spool ─▶ uploader ─▶ vault
+//! ring ─take─▶ sealer (fold) ─▶ press (compress, hash) ─▶ seal ─▶ spool ─▶ uploader ─▶ vault
 //!       ◀─────────── release, once the spool has it durably
 //! ```
 //!
@@ -13,6 +13,9 @@
 //!   - [`fold`]: which bytes of a run of records survive (pure)
 //!   - [`batch`]: when a segment is sealed (pure)
 //!   - [`sealer`]: the segment in the making and the chain it continues
+//!     - `press`: threads that compress and hash its blocks
+//!     - [`level`]: how much time that takes (pure)
+//!     - `storing`: a sealed segment on its way into the spool
 //! - [`spool`]: sealed segments on disk until the vault has confirmed them
 //! - [`uploader`]: the half of the second thread, one future
 //!   - `uploads`: segments into the vault in order, and what a refusal means
@@ -36,14 +39,17 @@ pub mod error;
 mod fetch;
 pub mod filler;
 pub mod fold;
+pub mod level;
 mod looks;
 mod opening;
+mod press;
 pub mod requests;
 pub mod restart;
 pub mod sealer;
 pub mod shipper;
 pub mod spool;
 pub mod state;
+mod storing;
 pub mod uploader;
 mod uploads;
 pub mod voice;
@@ -54,6 +60,7 @@ mod tests;
 pub use config::ShipperConfig;
 pub use error::ShipError;
 pub use filler::{Filler, Pause};
+pub use level::Compression;
 pub use shipper::{Shipper, is_running};
 pub use state::{Fenced, SourceEpoch, SourceState, Watermark};
 pub use uploader::{End, Uploader};

@@ -1,13 +1,11 @@
 //! The first stage of the filling half: proves what the last shipper left in the spool, and finds where to go on.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::{ShipError, chain};
 use crate::filler::{Begin, Shared};
 use crate::restart;
-use crate::sealer::Sealer;
+use crate::sealer::{Sealer, Tools};
 use crate::state::{SourceEpoch, Watermark};
 use crate::uploader::Queued;
 
@@ -15,7 +13,8 @@ use crate::uploader::Queued;
 pub(crate) struct Opening {
     pub(crate) source: SourceEpoch,
     pub(crate) watermark: Option<Watermark>,
-    pub(crate) zstd_level: i32,
+    /// How it is sealed; taken once it is known where to go on.
+    pub(crate) tools: Option<Tools>,
     /// To the uploader; `None` once the group is fenced.
     pub(crate) queue: Option<UnboundedSender<Queued>>,
 }
@@ -53,7 +52,9 @@ impl Opening {
             // A disk that cannot be written can still be shipped from; the next start removes them.
             let _ = shared.spool.remove(epoch, number).inspect_err(|e| tracing::warn!("{}", chain(e)));
         }
-        let sealer = Sealer::new(ring, plan.head, Arc::clone(&shared.spool), shared.limits, self.zstd_level)?;
+        Sealer::check(ring, &plan.head)?;
+        let tools = self.tools.take().expect("what follows does not fail, so there is no further attempt");
+        let sealer = Sealer::new(ring, plan.head, tools);
         tracing::info!(
             group = %self.source.group, epoch = self.source.epoch.0, sealed = plan.head.number.0,
             confirmed = plan.confirmed.number.0, spooled = plan.queue.len(), set_aside = plan.aside.len(),

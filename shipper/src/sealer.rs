@@ -13,24 +13,51 @@ use farshore_changelog::units::align_up;
 use crate::batch::{AtHand, Limits, Standing};
 use crate::error::ShipError;
 use crate::fold::{fold, is_boundary};
+use crate::level::Compression;
+use crate::press::Pool;
 use crate::restart::ChainHead;
 use crate::spool::{Spool, Spooled};
+use crate::storing::Storing;
 
 /// The ring hands payloads out in pages of this many bytes.
 const RING_PAGE_BYTES: u64 = 4096;
 
-/// Takes and seals. The payloads stay in the ring, compressed from there, until the segment that holds them is durable.
+/// How a sealer works.
+pub struct Tools {
+    /// Where segments go.
+    pub(crate) spool: Arc<Spool>,
+    /// When they are sealed.
+    pub(crate) limits: Limits,
+    /// How they are compressed.
+    pub(crate) compression: Compression,
+    /// Who compresses; `None`: the sealer itself.
+    pub(crate) pool: Option<Pool>,
+    /// Who writes the spool.
+    pub(crate) storing: Storing,
+}
+
+/// A segment that is sealed and not in the spool yet.
+struct Closed {
+    sealed: Arc<Sealed>,
+    /// Its records.
+    taken: Vec<Taken>,
+}
+
+/// Takes and seals. The payloads stay in the ring, compressed from there, until the segment that holds them is durable. One segment
+/// is on its way into the spool while the next one is filled.
 pub struct Sealer {
     group: GroupName,
     epoch: Epoch,
-    level: i32,
-    limits: Limits,
-    spool: Arc<Spool>,
+    tools: Tools,
     consumer: Consumer,
+    /// The newest sealed segment.
     head: ChainHead,
+    /// The last seq in the spool.
+    stored: Seq,
+    /// The last seq that was sealed before this sealer began.
+    begun: Seq,
     writer: SegmentWriter,
-    /// The segment that is sealed and not in the spool yet. While there is one nothing is taken.
-    closed: Option<Sealed>,
+    closed: Option<Closed>,
     /// Records whose pieces are in the writer.
     written: Vec<Taken>,
     /// Records since the last boundary.
@@ -44,29 +71,45 @@ pub struct Sealer {
     last_seal: Option<Instant>,
 }
 
+impl Tools {
+    fn writer(&self) -> SegmentWriter {
+        let level = self.compression.level(0, 0);
+        match &self.pool {
+            None => SegmentWriter::new(Kind::Log, Some(level)),
+            Some(pool) => SegmentWriter::with_press(Kind::Log, level, pool.press()),
+        }
+    }
+}
+
 impl Sealer {
-    /// Continues `head` with what the ring holds beyond it.
+    /// Whether a ring can be continued beyond `head`.
     ///
     /// # Errors
     /// [`ShipError::SpoolLost`] or [`ShipError::OtherRing`] when the ring and the chain do not fit together.
-    pub fn new(ring: &Ring, head: ChainHead, spool: Arc<Spool>, limits: Limits, level: i32) -> Result<Self, ShipError> {
-        let spec = ring.spec();
+    pub fn check(ring: &Ring, head: &ChainHead) -> Result<(), ShipError> {
         let released = Seq(ring.read_seq().0 - 1);
         if released > head.last_seq {
             return Err(ShipError::SpoolLost { released, known: head.last_seq });
         }
         if ring.next_seq() <= head.last_seq {
-            return Err(ShipError::OtherRing { epoch: spec.epoch, known: head.last_seq });
+            return Err(ShipError::OtherRing { epoch: ring.spec().epoch, known: head.last_seq });
         }
-        Ok(Self {
+        Ok(())
+    }
+
+    /// Continues `head`, which was [`Sealer::check`]ed, with what the ring holds beyond it.
+    #[must_use]
+    pub fn new(ring: &Ring, head: ChainHead, tools: Tools) -> Self {
+        let spec = ring.spec();
+        Self {
             group: spec.group.clone(),
             epoch: spec.epoch,
-            level,
-            limits,
-            spool,
+            writer: tools.writer(),
+            tools,
             consumer: ring.consumer(),
             head,
-            writer: SegmentWriter::new(Kind::Log, Some(level)),
+            stored: head.last_seq,
+            begun: head.last_seq,
             closed: None,
             written: Vec::new(),
             run: Vec::new(),
@@ -75,21 +118,19 @@ impl Sealer {
             ring_bytes: 0,
             first_taken: None,
             last_seal: (head.number > SegmentNo(0)).then(clock::mono),
-        })
+        }
     }
 
-    /// Takes what the ring has until the segment is full or holds `room` payload bytes. Gives whether it stopped because the ring
+    /// Takes what the ring has until the segment is full or holds `room` payload bytes; the spool is full to `spool_percent`. Gives whether it stopped because the ring
     /// has nothing more now.
     ///
     /// # Errors
     /// [`ShipError::Ring`], [`ShipError::Seal`].
-    pub fn take(&mut self, room: u64) -> Result<bool, ShipError> {
+    pub fn take(&mut self, room: u64, spool_percent: u32) -> Result<bool, ShipError> {
+        self.writer.set_level(self.tools.compression.level(self.consumer.fill_percent(), spool_percent));
         loop {
             let at_hand = self.at_hand();
-            if self.closed.is_some()
-                || self.limits.full(&at_hand)
-                || (at_hand.payload_bytes >= room && self.may_pause())
-            {
+            if self.tools.limits.full(&at_hand) || (at_hand.payload_bytes >= room && self.may_pause()) {
                 return Ok(false);
             }
             let Some(taken) = self.consumer.take()? else {
@@ -121,8 +162,8 @@ impl Sealer {
 
     /// Releases what a crash left in the ring although it is sealed.
     fn release_sealed_before(&mut self) {
-        if !self.sealed_before.is_empty() && self.consumer.position() >= self.head.last_seq {
-            self.consumer.release(self.head.last_seq, std::mem::take(&mut self.sealed_before));
+        if !self.sealed_before.is_empty() && self.consumer.position() >= self.begun {
+            self.consumer.release(self.begun, std::mem::take(&mut self.sealed_before));
         }
     }
 
@@ -185,42 +226,18 @@ impl Sealer {
             age: self.first_taken.map_or_else(Default::default, |at| now.duration_since(at)),
             since_seal: self.last_seal.map(|at| now.duration_since(at)),
             uncovered: self.reach() > self.head.last_seq,
-            spool_empty: self.spool.is_empty(),
+            spool_empty: self.closed.is_none() && self.tools.spool.is_empty(),
             stopping,
         }
     }
 
-    /// Seals what is sealable, puts it into the spool, and releases it from the ring, in this order. With nothing at hand it
-    /// becomes a heartbeat. `watermark`: the newest segment of this epoch whose confirmation is noted durably.
+    /// Seals what is sealable; with nothing at hand it becomes a heartbeat. [`Sealer::store`] puts it into the spool; until it is
+    /// there, no other one is sealed. `watermark`: the newest segment of this epoch whose confirmation is noted durably.
     ///
     /// # Errors
-    /// [`ShipError::Seal`]; [`ShipError::Io`] of the spool: the ring still has everything then, and the next call puts the same
-    /// segment.
-    pub fn seal(&mut self, watermark: SegmentNo) -> Result<Spooled, ShipError> {
-        let sealed = match self.closed.take() {
-            Some(sealed) => sealed,
-            None => self.close(watermark)?,
-        };
-        let spooled = match self.spool.put(&sealed) {
-            Ok(spooled) => spooled,
-            Err(e) => {
-                self.closed = Some(sealed);
-                return Err(e);
-            }
-        };
-        let last_seq = spooled.last_seq;
-        self.release_sealed_before();
-        if last_seq > self.head.last_seq {
-            self.consumer.release(last_seq, std::mem::take(&mut self.written));
-        }
-        self.head = ChainHead { number: spooled.number, hash: spooled.hash, last_seq };
-        self.ring_bytes = self.run.iter().map(|t| align_up(t.record().payload_len(), RING_PAGE_BYTES)).sum();
-        self.last_seal = Some(clock::mono());
-        self.first_taken = if self.run.is_empty() { None } else { self.last_seal };
-        Ok(spooled)
-    }
-
-    fn close(&mut self, watermark: SegmentNo) -> Result<Sealed, ShipError> {
+    /// [`ShipError::Seal`].
+    pub fn seal(&mut self, watermark: SegmentNo) -> Result<(), ShipError> {
+        assert!(self.closed.is_none(), "the segment before is not in the spool yet");
         let last_seq = self.reach();
         self.write_run(self.sealable(), true)?;
         let stamp = Stamp {
@@ -233,19 +250,52 @@ impl Sealer {
             watermark,
             prev: self.head.hash,
         };
-        let writer = std::mem::replace(&mut self.writer, SegmentWriter::new(Kind::Log, Some(self.level)));
-        writer.seal(stamp).map_err(|e| self.cannot_seal(e))
+        let writer = std::mem::replace(&mut self.writer, self.tools.writer());
+        let sealed = writer.seal(stamp).map_err(|e| self.cannot_seal(e))?;
+        self.head = ChainHead { number: sealed.head.number, hash: sealed.hash, last_seq };
+        self.closed = Some(Closed { sealed: Arc::new(sealed), taken: std::mem::take(&mut self.written) });
+        self.ring_bytes = self.run.iter().map(|t| align_up(t.record().payload_len(), RING_PAGE_BYTES)).sum();
+        self.last_seal = Some(clock::mono());
+        self.first_taken = if self.run.is_empty() { None } else { self.last_seal };
+        Ok(())
     }
 
-    /// Whether a segment is sealed that the spool did not take.
+    /// Goes on with putting the sealed segment into the spool, and once it is there releases its records from the ring. Gives it
+    /// then; `None` while it is on its way, or there is none.
+    ///
+    /// # Errors
+    /// [`ShipError::Io`] of the spool: the ring still has everything then, and the next call puts the same segment.
+    pub fn store(&mut self) -> Result<Option<Spooled>, ShipError> {
+        let Some(closed) = &self.closed else { return Ok(None) };
+        if !self.tools.storing.is_under_way() {
+            self.tools.storing.begin(&closed.sealed);
+        }
+        let Some(stored) = self.tools.storing.take() else { return Ok(None) };
+        let spooled = stored?;
+        self.release_sealed_before();
+        if let Some(closed) = self.closed.take().filter(|_| spooled.last_seq > self.stored) {
+            self.consumer.release(spooled.last_seq, closed.taken);
+        }
+        self.stored = spooled.last_seq;
+        Ok(Some(spooled))
+    }
+
+    /// Whether a segment is sealed that is not in the spool.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.is_some()
     }
 
+    /// Bytes of that segment.
+    #[must_use]
+    pub fn closed_bytes(&self) -> u64 {
+        self.closed.as_ref().map_or(0, |closed| closed.sealed.bytes.len() as u64)
+    }
+
     /// The reading end, for waiting; and for what is taken without being kept, once the group is fenced.
     pub fn into_consumer(self) -> Consumer {
-        let Self { mut consumer, written, run, mut sealed_before, .. } = self;
+        let Self { mut consumer, closed, written, run, mut sealed_before, .. } = self;
+        sealed_before.extend(closed.into_iter().flat_map(|closed| closed.taken));
         sealed_before.extend(written);
         sealed_before.extend(run);
         consumer.release(consumer.position(), sealed_before);
@@ -257,10 +307,15 @@ impl Sealer {
         self.consumer.wait(timeout);
     }
 
-    /// The newest sealed segment.
+    /// Sleeps until the segment that is on its way is in the spool, at most `timeout`.
+    pub fn wait_stored(&mut self, timeout: std::time::Duration) {
+        self.tools.storing.look(timeout);
+    }
+
+    /// The last seq in the spool.
     #[must_use]
-    pub fn head(&self) -> &ChainHead {
-        &self.head
+    pub fn stored(&self) -> Seq {
+        self.stored
     }
 
     fn cannot_seal(&self, source: SegmentError) -> ShipError {

@@ -22,9 +22,12 @@ use crate::error::ShipError;
 use crate::filler::{DRAIN_MAX, Filler, Pause, SHORT_PAUSE, Shared};
 use crate::looks::Looks;
 use crate::opening::Opening;
+use crate::press::Pool;
 use crate::restart;
+use crate::sealer::Tools;
 use crate::spool::{Reserve, Spool};
 use crate::state::{SourceEpoch, SourceState};
+use crate::storing::Storing;
 use crate::uploader::{End, Progress, Uploader};
 use crate::uploads::Uploads;
 use crate::voice::Voice;
@@ -119,7 +122,12 @@ impl Shipper {
             };
             uploader = Some(Uploader::new(uploads, looks));
         }
-        let opening = Opening { source, watermark, zstd_level: config.zstd_level, queue };
+        let (pool, storing) = match config.threads {
+            0 => (None, Storing::here(Arc::clone(&spool))),
+            threads => (Some(Pool::start(threads)?), Storing::thread(Arc::clone(&spool))?),
+        };
+        let tools = Tools { spool: Arc::clone(&spool), limits, compression: config.compression, pool, storing };
+        let opening = Opening { source, watermark, tools: Some(tools), queue };
         let shared = Shared {
             ring: ring.clone(),
             spool,

@@ -12,6 +12,9 @@ use farshore_capture::pace;
 use farshore_capture::resync::{FULL_WAIT, THROTTLE_WAIT};
 use farshore_capture::server::Listen;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
+use farshore_changelog::ring;
+use farshore_shipper::config::THREADS_MAX;
+use farshore_shipper::{Compression, ShipperConfig};
 use serde::Deserialize;
 
 use crate::failure::{Next, fail};
@@ -32,10 +35,24 @@ const MAX_DELAY: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Bytes of sealed segments that may wait in the spool.
 const SPOOL_BYTES: u64 = 1 << 30;
-/// zstd level.
-const COMPRESSION: i32 = 1;
+/// Most threads that compress, unless the config says otherwise; half of the cores are left to the guests in any case.
+const SHIPPER_THREADS: usize = 4;
 
 /// What the file says.
+/// `compression` as it is written.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "compression must be \"auto\" or a zstd level from 1 to 19")]
+enum FileCompression {
+    Level(i32),
+    Word(FileCompressionWord),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileCompressionWord {
+    Auto,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -52,7 +69,8 @@ struct File {
     max_delay: Option<Duration>,
     #[serde(default, with = "duration::option")]
     heartbeat: Option<Duration>,
-    compression: Option<i32>,
+    compression: Option<FileCompression>,
+    shipper_threads: Option<usize>,
     #[serde(default)]
     on_full: OnFull,
     #[serde(default, with = "duration::option")]
@@ -127,7 +145,9 @@ pub struct Config {
     /// Time without a record after which a heartbeat is sent.
     pub heartbeat: Duration,
     /// zstd level.
-    pub compression: i32,
+    pub compression: Compression,
+    /// Threads that compress.
+    pub shipper_threads: usize,
     /// What happens to writes while the ring is full.
     pub on_full: OnFull,
     /// How long a write waits for room in the ring before the disk goes on without the log.
@@ -238,8 +258,13 @@ impl Config {
             heartbeat >= Duration::from_millis(100) && heartbeat <= Duration::from_secs(86_400),
             "heartbeat must lie between 100ms and 24h, not {heartbeat:?}"
         );
-        let compression = file.compression.unwrap_or(COMPRESSION);
-        ensure!((1..=19).contains(&compression), "compression must lie between 1 and 19, not {compression}");
+        let compression = match file.compression {
+            None | Some(FileCompression::Word(FileCompressionWord::Auto)) => Compression::Adaptive,
+            Some(FileCompression::Level(level)) => {
+                ensure!((1..=19).contains(&level), "compression must be \"auto\" or lie between 1 and 19, not {level}");
+                Compression::Level(level)
+            }
+        };
         let full_wait = file.full_wait.unwrap_or(match file.on_full {
             OnFull::Overflow => FULL_WAIT,
             OnFull::Throttle => THROTTLE_WAIT,
@@ -260,6 +285,11 @@ impl Config {
         );
         let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let disk_count = u32::try_from(disks.len()).unwrap_or(1);
+        let shipper_threads = file.shipper_threads.unwrap_or((cores as usize / 2).clamp(1, SHIPPER_THREADS));
+        ensure!(
+            (1..=THREADS_MAX).contains(&shipper_threads),
+            "shipper_threads must lie between 1 and {THREADS_MAX}, not {shipper_threads}"
+        );
         let lanes = file.lanes.unwrap_or(cores).clamp(1, disk_count);
         let state_dir = file.state_dir.map_or_else(|| paths::state_dir(&file.group), at);
         Ok(Self {
@@ -276,6 +306,7 @@ impl Config {
             max_delay,
             heartbeat,
             compression,
+            shipper_threads,
             on_full: file.on_full,
             full_wait,
             resync_rate,
@@ -284,6 +315,24 @@ impl Config {
             lanes,
             disks,
         })
+    }
+
+    /// What the group's shipper needs to know of it.
+    #[must_use]
+    pub fn shipper(&self) -> ShipperConfig {
+        ShipperConfig {
+            group: self.group.clone(),
+            ring_path: ring::path_in(&self.ring_dir, &self.group),
+            vault_url: self.vault.clone(),
+            state_dir: self.state_dir.clone(),
+            spool_dir: self.spool_dir.clone(),
+            segment_bytes: self.segment_bytes,
+            max_delay: self.max_delay,
+            heartbeat: self.heartbeat,
+            spool_limit_bytes: self.spool_bytes,
+            compression: self.compression,
+            threads: self.shipper_threads,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
@@ -197,6 +198,23 @@ impl Consumer {
         while let Some((_, place)) = self.passed.pop_front_if(|(seq, _)| *seq <= upto.0) {
             self.lanes[place.lane].lane.slot(place.number).state.store(State::Consumed.code(), Release);
         }
+    }
+
+    /// How full the fullest lane is, in percent of its slots or of its payload area, whichever is more: what was taken and not
+    /// released counts, and what is still being written. A lane's producer frees what was released when it needs room next.
+    #[must_use]
+    pub fn fill_percent(&self) -> u32 {
+        let used = |tail: &AtomicU64, head: &AtomicU64, all: u64| {
+            // The tail first: the head that is read then is no smaller.
+            let tail = tail.load(Acquire);
+            u32::try_from(head.load(Acquire).saturating_sub(tail).min(all) * 100 / all).unwrap_or(100)
+        };
+        let fill = |cursor: &Cursor| {
+            let (words, geometry) = (cursor.lane.words(), cursor.lane.geometry());
+            let slots = used(&words.tail, &words.head, geometry.slots());
+            slots.max(used(&words.payload_tail, &words.payload_head, geometry.payload_bytes()))
+        };
+        self.lanes.iter().map(fill).max().unwrap_or_default()
     }
 
     /// Sleeps until there may be something to take, at most `timeout`. Returns at once when there is something.

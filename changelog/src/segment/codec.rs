@@ -27,6 +27,15 @@ impl Encoder {
         Self { level, zstd: None }
     }
 
+    /// The level of what comes; of an encoder that compresses.
+    pub(super) fn set_level(&mut self, level: i32) -> io::Result<()> {
+        if self.level.is_none_or(|before| before == level) {
+            return Ok(());
+        }
+        self.level = Some(level);
+        self.zstd.as_mut().map_or(Ok(()), |zstd| zstd.set_compression_level(level))
+    }
+
     pub(super) fn codec(&self) -> Codec {
         if self.level.is_some() { Codec::Zstd } else { Codec::Stored }
     }

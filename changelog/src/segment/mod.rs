@@ -7,6 +7,7 @@
 //! - `footer`: the footer, and the hash of the segment
 //! - `validate`: the rules for records, their order and their heads; writer and reader call the same functions
 //! - `codec`: blocks and index to stored bytes and back
+//! - `press`: [`BlockPress`], one block encoded and hashed; [`Press`], who does it for a writer
 //! - `writer`: [`SegmentWriter`], records in, a [`Sealed`] object out
 //! - `index`: [`Index`], what is known of a segment without its payload
 //! - `reader`: [`Segment`], a whole object in memory, every byte verified
@@ -23,6 +24,7 @@ mod head;
 mod index;
 mod kind;
 pub mod layout;
+mod press;
 mod read_at;
 mod reader;
 mod validate;
@@ -32,6 +34,7 @@ pub use error::{Part, SegmentError};
 pub use head::{SegmentHead, Stamp};
 pub use index::{Index, IndexRecord};
 pub use kind::{Codec, Kind};
+pub use press::{BlockPress, Press, Pressed, Pressing};
 pub use read_at::ReadAt;
 pub use reader::Segment;
 pub use writer::{Sealed, SegmentWriter};

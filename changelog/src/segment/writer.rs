@@ -1,10 +1,11 @@
 //! Records in, one sealed object out.
 
-use super::codec::{Encoder, bound_bytes};
+use super::codec::bound_bytes;
 use super::error::limit;
 use super::footer::{Footer, index_raw_len};
 use super::index::{BlockEntry, IndexRecord, encode_index, version_of};
 use super::layout::{FOOTER_BYTES, HEADER_BYTES, INDEX_RAW_MAX_BYTES, TOTAL_MAX_BYTES, header};
+use super::press::{BlockPress, Press, Pressed, Pressing};
 use super::validate::{self, Run};
 use super::{Kind, SegmentError, SegmentHead, Stamp, head};
 use crate::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
@@ -23,15 +24,19 @@ pub struct Sealed {
 }
 
 /// Takes records and payloads in order and seals them. Blocks are encoded as they fill, so that the work is spread over the
-/// time the records come in.
+/// time the records come in; by the writer itself, or by a [`Press`] of its caller.
 pub struct SegmentWriter {
     kind: Kind,
-    encoder: Encoder,
+    /// For the index; and for the blocks, where nobody else does them.
+    own: BlockPress,
+    level: i32,
+    press: Option<Box<dyn Press>>,
     run: Run,
     records: Vec<IndexRecord>,
-    blocks: Vec<BlockEntry>,
-    /// The object so far: room for the header, and the blocks that were closed.
-    object: Vec<u8>,
+    /// The blocks that were closed.
+    blocks: Vec<Pressing>,
+    /// Most bytes that they can take.
+    blocks_bound: u64,
     /// The payloads of the block that is not closed yet.
     open_block: Vec<u8>,
     payload_bytes: u64,
@@ -43,14 +48,27 @@ impl SegmentWriter {
     pub fn new(kind: Kind, level: Option<i32>) -> Self {
         Self {
             kind,
-            encoder: Encoder::new(level),
+            own: BlockPress::new(level),
+            level: level.unwrap_or_default(),
+            press: None,
             run: Run::new(kind),
             records: Vec::new(),
             blocks: Vec::new(),
-            object: vec![0; header::BYTES],
+            blocks_bound: 0,
             open_block: Vec::new(),
             payload_bytes: 0,
         }
+    }
+
+    /// As [`SegmentWriter::new`], compressed at `level`, with blocks that `press` does.
+    #[must_use]
+    pub fn with_press(kind: Kind, level: i32, press: Box<dyn Press>) -> Self {
+        Self { press: Some(press), ..Self::new(kind, Some(level)) }
+    }
+
+    /// The compression level of the blocks that come. A writer that stores goes on to store.
+    pub fn set_level(&mut self, level: i32) {
+        self.level = level;
     }
 
     /// Adds a record and its payload (empty where the operation has none). Records come in the order of the log; of a
@@ -155,41 +173,65 @@ impl SegmentWriter {
         if !self.open_block.is_empty() {
             self.close_block()?;
         }
-        let raw_index = encode_index(&self.blocks, &self.records);
-        let index_offset = self.object.len();
-        let index_stored_len = self.encoder.encode(&raw_index, &mut self.object)?;
-        let total_len = self.object.len() as u64 + FOOTER_BYTES;
-        let header = head::encode(&head, version_of(&self.records), self.encoder.codec(), total_len);
+        let blocks = std::mem::take(&mut self.blocks).into_iter().map(Pressing::wait);
+        let blocks: Vec<Pressed> = blocks.collect::<Result<_, _>>()?;
+        let entries = blocks.iter().map(|block| BlockEntry {
+            stored_len: narrow(block.stored.len()),
+            raw_len: narrow(block.raw_len),
+            hash: block.hash,
+        });
+        let entries: Vec<BlockEntry> = entries.collect();
+        let raw_index = encode_index(&entries, &self.records);
+        let index_offset = header::BYTES + blocks.iter().map(|block| block.stored.len()).sum::<usize>();
+        let index_bound = usize::try_from(bound_bytes(self.own.codec(), raw_index.len() as u64));
+        let mut object = Vec::with_capacity(index_offset + index_bound.unwrap_or_default() + FOOTER_BYTES as usize);
+        object.resize(header::BYTES, 0);
+        for block in blocks {
+            object.extend_from_slice(&block.stored);
+        }
+        let index_stored_len = self.own.encode(&raw_index, &mut object)?;
+        let total_len = object.len() as u64 + FOOTER_BYTES;
+        let header = head::encode(&head, version_of(&self.records), self.own.codec(), total_len);
         let footer = Footer {
             index_offset: index_offset as u64,
             index_stored_len: narrow(index_stored_len),
             index_raw_len: narrow(raw_index.len()),
             record_count: narrow(self.records.len()),
-            block_count: narrow(self.blocks.len()),
+            block_count: narrow(entries.len()),
             payload_raw_len: self.payload_bytes,
         };
-        let (footer, hash) = footer.encode(&header, &self.object[index_offset..]);
-        self.object[..header::BYTES].copy_from_slice(&header);
-        self.object.extend_from_slice(&footer);
-        Ok(Sealed { bytes: self.object, hash, head })
+        let (footer, hash) = footer.encode(&header, &object[index_offset..]);
+        object[..header::BYTES].copy_from_slice(&header);
+        object.extend_from_slice(&footer);
+        Ok(Sealed { bytes: object, hash, head })
     }
 
     fn close_block(&mut self) -> Result<(), SegmentError> {
-        let start = self.object.len();
-        let stored_len = self.encoder.encode(&self.open_block, &mut self.object)?;
-        let hash = Hash::of(&self.object[start..]);
-        self.blocks.push(BlockEntry { stored_len: narrow(stored_len), raw_len: narrow(self.open_block.len()), hash });
-        self.open_block.clear();
+        let bound = bound_bytes(self.own.codec(), self.open_block.len() as u64);
+        let pressing = match &mut self.press {
+            Some(press) => {
+                self.blocks_bound += bound;
+                press.press(&mut self.open_block, self.level)
+            }
+            None => {
+                self.own.set_level(self.level)?;
+                let pressed = self.own.press(&self.open_block)?;
+                self.blocks_bound += pressed.stored.len() as u64;
+                self.open_block.clear();
+                Pressing::Done(Ok(pressed))
+            }
+        };
+        self.blocks.push(pressing);
         Ok(())
     }
 
     /// Refuses a payload with which the segment could pass a limit, however badly the rest compresses.
     fn room_for(&self, payload_bytes: u64) -> Result<(), SegmentError> {
-        let codec = self.encoder.codec();
+        let codec = self.own.codec();
         let index_raw = index_raw_len(self.blocks.len() as u64 + 1, self.records.len() as u64 + 1);
         limit("index_raw_len", index_raw, INDEX_RAW_MAX_BYTES)?;
         let open_block = bound_bytes(codec, self.open_block.len() as u64 + payload_bytes);
-        let total = self.object.len() as u64 + open_block + bound_bytes(codec, index_raw) + FOOTER_BYTES;
+        let total = HEADER_BYTES + self.blocks_bound + open_block + bound_bytes(codec, index_raw) + FOOTER_BYTES;
         limit("total_len", total, TOTAL_MAX_BYTES)
     }
 }

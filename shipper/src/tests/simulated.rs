@@ -72,7 +72,7 @@ pub async fn drive(shipper: Shipper, stop: &Cell<bool>) -> Result<(), ShipError>
             }
             match filler.step(stop.get())? {
                 Pause::None => tokio::task::yield_now().await,
-                Pause::Ring(time) | Pause::Time(time) => tokio::time::sleep(time).await,
+                Pause::Ring(time) | Pause::Stored(time) | Pause::Time(time) => tokio::time::sleep(time).await,
                 Pause::Done => return Ok(()),
             }
         }

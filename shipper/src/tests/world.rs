@@ -14,7 +14,7 @@ use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Produce
 use farshore_changelog::segment::{Kind, Segment};
 use farshore_vault::{EpochDisk, EpochObject, FaultStore, GroupVault, Nonce, Reason, Vault};
 
-use crate::{ShipError, Shipper, ShipperConfig, SourceEpoch, SourceState};
+use crate::{Compression, ShipError, Shipper, ShipperConfig, SourceEpoch, SourceState};
 
 pub const DISK_BYTES: u64 = 1 << 20;
 pub const DISKS: u16 = 2;
@@ -30,6 +30,8 @@ pub struct World {
     pub ring: Ring,
     pub lanes: Vec<Producer>,
     pub runtime: tokio::runtime::Runtime,
+    /// Of the shipper, beside the one that fills the spool.
+    pub threads: usize,
 }
 
 pub fn group() -> GroupName {
@@ -90,7 +92,8 @@ impl World {
     pub fn paused() -> Self {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().start_paused(true).build().unwrap();
-        Self::over_on(tempfile::tempdir().unwrap(), FaultStore::in_memory(), runtime)
+        let world = Self::over_on(tempfile::tempdir().unwrap(), FaultStore::in_memory(), runtime);
+        Self { threads: 0, ..world }
     }
 
     fn over(dir: tempfile::TempDir, store: Arc<FaultStore>) -> Self {
@@ -102,7 +105,7 @@ impl World {
         let state = SourceState::new(dir.path());
         state.set_epoch(&noted(1)).unwrap();
         let (ring, lanes) = make_ring(&dir.path().join("ring"), 1);
-        Self { dir, store, vault, state, ring, lanes, runtime }
+        Self { dir, store, vault, state, ring, lanes, runtime, threads: 2 }
     }
 
     /// Begins the next epoch with a new ring, as an agent does after the ring was lost.
@@ -123,7 +126,8 @@ impl World {
             max_delay: Duration::from_millis(20),
             heartbeat: Duration::from_secs(60),
             spool_limit_bytes: 64 << 20,
-            zstd_level: 1,
+            compression: Compression::Adaptive,
+            threads: self.threads,
         }
     }
 

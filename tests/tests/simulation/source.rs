@@ -231,18 +231,8 @@ pub enum Going {
 impl ShipperProcess {
     pub fn start(config: &Config, vault: &Vault, clock: &Clock) -> Result<Self, ShipError> {
         let shipper = Shipper::open_on(
-            ShipperConfig {
-                group: config.group.clone(),
-                ring_path: ring::path_in(&config.ring_dir, &config.group),
-                vault_url: config.vault.clone(),
-                state_dir: config.state_dir.clone(),
-                spool_dir: config.spool_dir.clone(),
-                segment_bytes: config.segment_bytes,
-                max_delay: config.max_delay,
-                heartbeat: config.heartbeat,
-                spool_limit_bytes: config.spool_bytes,
-                zstd_level: config.compression,
-            },
+            // One thread: the world's.
+            ShipperConfig { threads: 0, ..config.shipper() },
             vault.clone(),
         )?;
         let runtime = paused_runtime();
@@ -273,7 +263,7 @@ impl ShipperProcess {
         let Some(filler) = &mut self.filler else { return Going::Ended };
         match filler.step(self.stopping) {
             Ok(Pause::None) => self.due = clock.now() + Duration::from_micros(20),
-            Ok(Pause::Ring(time) | Pause::Time(time)) => {
+            Ok(Pause::Ring(time) | Pause::Stored(time) | Pause::Time(time)) => {
                 // The ring's bell wakes it: some time between now and then.
                 self.due = clock.now() + time.min(Duration::from_millis(5)).max(Duration::from_micros(50));
             }

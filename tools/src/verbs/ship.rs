@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use farshore_changelog::{clock, ring};
-use farshore_shipper::{Shipper, ShipperConfig};
+use farshore_changelog::clock;
+use farshore_shipper::Shipper;
 
 use crate::config::Config;
 use crate::failure::Next;
@@ -15,6 +15,9 @@ use crate::stop;
 
 /// How long the shipper of a killed agent is waited for: longer than it drains.
 const PREDECESSOR_MAX: Duration = Duration::from_secs(30);
+
+/// How much the shipper yields to others (`nice`).
+const NICE: i32 = 5;
 
 /// Arguments of `ship`.
 #[derive(Debug, clap::Args)]
@@ -39,19 +42,12 @@ pub fn run(args: &Args) -> Result<()> {
     if args.child {
         wait_for_predecessor(&config, &stop)?;
     }
-    let shipper = Shipper::open(ShipperConfig {
-        group: config.group.clone(),
-        ring_path: ring::path_in(&config.ring_dir, &config.group),
-        vault_url: config.vault.clone(),
-        state_dir: config.state_dir.clone(),
-        spool_dir: config.spool_dir.clone(),
-        segment_bytes: config.segment_bytes,
-        max_delay: config.max_delay,
-        heartbeat: config.heartbeat,
-        spool_limit_bytes: config.spool_bytes,
-        zstd_level: config.compression,
-    })
-    .next(format!("`farshore status {}` shows the group's state", config.path.display()))?;
+    // Before any thread that works is started: it inherits this. Under pressure the guests' disks come first, and the recovery point waits.
+    if let Err(e) = rustix::process::nice(NICE) {
+        tracing::warn!("the shipper competes with the guests for the processor: {e}");
+    }
+    let shipper = Shipper::open(config.shipper())
+        .next(format!("`farshore status {}` shows the group's state", config.path.display()))?;
     Ok(shipper.run(&stop)?)
 }
 
