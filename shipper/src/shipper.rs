@@ -35,6 +35,9 @@ use crate::voice::Voice;
 /// How long a shipper that was told to stop waits for a vault that did not answer before.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(1);
 
+/// Sealed segments that stay in memory until they are uploaded, in bytes; what waits beyond that is read from the spool.
+const MEMORY_MAX_BYTES: u64 = 24 << 20;
+
 /// The shipper of one group, opened. [`Shipper::run`] drives its two halves with two threads; [`Shipper::split`] gives them to whoever
 /// drives them otherwise.
 pub struct Shipper {
@@ -91,7 +94,10 @@ impl Shipper {
             spec.payload_bytes_per_lane,
             spec.slots_per_lane,
         );
-        let spool = Arc::new(Spool::new(&config.spool_dir, &config.group, Reserve::in_folder(&config.state_dir)));
+        // One thread stands for little memory too, and reads everything back.
+        let memory = if config.threads == 0 { 0 } else { MEMORY_MAX_BYTES };
+        let reserve = Reserve::in_folder(&config.state_dir);
+        let spool = Arc::new(Spool::new(&config.spool_dir, &config.group, reserve, memory));
         let progress = Arc::new(Progress::new(confirmed.number, fenced));
         let voice = Arc::new(Voice::new(ring.clone(), fenced));
         // A crash may have come between noting a confirmation and telling the ring.

@@ -1,7 +1,7 @@
 //! The uploads: sealed segments out of the spool into the vault, one at a time and in order, and what a refusal means.
 //!
-//! A segment is read from its file, and proved, for its upload: one that is put again is the same bytes, and one segment at a time
-//! is in memory however slow the vault is. What it needs before the next may be confirmed (watermark, ring, spool) is in
+//! A segment comes from the spool for its upload, so one that is put again is the same bytes; how many are in memory, however slow
+//! the vault is, is the spool's to bound. What it needs before the next may be confirmed (watermark, ring, spool) is in
 //! `Uploads::confirm`; uploading several at once only has to keep the order of that call.
 
 use std::cell::Cell;

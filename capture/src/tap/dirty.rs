@@ -5,12 +5,14 @@
 //! fdatasync that began after its last change completed has succeeded; and nothing came for a while, because a bit that is set
 //! again costs a write. A change that comes while the clearing is on its way to the disk sets the bit again, and waits for that.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 
 use farshore_changelog::ids::Seq;
 use farshore_changelog::units::ByteRange;
 
 use crate::regions::{Commit, RegionMap};
+
+use super::ahead::Ahead;
 
 /// Open regions looked at in one go: a lane does not stand still over a map of many.
 const LOOKED_AT_MAX: usize = 4096;
@@ -76,6 +78,7 @@ pub(super) struct Dirty {
     pub map: RegionMap,
     health: Health,
     entries: HashMap<u64, Entry>,
+    ahead: Ahead,
     /// The open regions, in the order in which they are looked at.
     round: VecDeque<u64>,
     tick: u64,
@@ -95,7 +98,7 @@ impl Dirty {
         let mut round: VecDeque<u64> = entries.keys().copied().collect();
         round.make_contiguous().sort_unstable();
         let (waiters, health) = (VecDeque::new(), Health::Good);
-        Self { map, health, entries, round, tick: 0, taken: 0, done: 0, waiters }
+        Self { map, health, entries, ahead: Ahead::default(), round, tick: 0, taken: 0, done: 0, waiters }
     }
 
     /// The commit after which what is in memory now is durable.
@@ -106,13 +109,22 @@ impl Dirty {
     /// A change of `range` begins: its regions are open. [`Dirty::leave`] follows, whatever comes of it.
     pub fn enter(&mut self, range: ByteRange) {
         for region in self.map.touched(range) {
-            let entry = self.entries.entry(region).or_insert_with(|| {
-                self.map.open_up(region);
-                self.round.push_back(region);
-                let (last_seq, needs_sync) = (Seq(0), 0);
-                Entry { commit: self.taken + 1, in_flight: 0, last_seq, needs_sync, tick: 0 }
-            });
-            entry.in_flight += 1;
+            if !self.entries.contains_key(&region) {
+                let group = self.ahead.touch(region, self.entries.len(), self.map.regions());
+                group.for_each(|region| self.open(region));
+            }
+            if let Some(entry) = self.entries.get_mut(&region) {
+                entry.in_flight += 1;
+            }
+        }
+    }
+
+    fn open(&mut self, region: u64) {
+        if let hash_map::Entry::Vacant(vacant) = self.entries.entry(region) {
+            self.map.open_up(region);
+            self.round.push_back(region);
+            let (commit, last_seq, needs_sync, tick) = (self.taken + 1, Seq(0), 0, self.tick);
+            vacant.insert(Entry { commit, in_flight: 0, last_seq, needs_sync, tick });
         }
     }
 
@@ -157,6 +169,7 @@ impl Dirty {
     /// A tick is over: closes regions that nothing keeps open. Gives whether one waits for an fdatasync and nothing else.
     pub fn close_quiet(&mut self, reached: Reached) -> bool {
         self.tick += 1;
+        self.ahead.tick();
         let mut wants_sync = false;
         if self.health != Health::Good {
             return false;

@@ -72,11 +72,14 @@ proptest! {
     /// closed which holds something that the vault has not, or that the disk could still forget. And what is done with is closed
     /// in the end.
     #[test]
-    fn the_map_on_disk_never_says_too_little(steps in prop::collection::vec(step(), 1..150)) {
+    fn the_map_on_disk_never_says_too_little(steps in prop::collection::vec(step(), 1..150), eager in any::<bool>()) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = dir.path().join("vda.map");
         let map = RegionMap::create(&path, &disk(), REGION, false).unwrap();
         let mut dirty = Dirty::new(map, Seq(0));
+        if eager {
+            dirty.ahead = Ahead::eager();
+        }
         let mut model = Model { next_seq: 1, ..Model::default() };
         let mut commit: Option<Commit> = None;
         let drain = std::iter::repeat_n([Step::Sync, Step::Take, Step::Done, Step::Confirm(1000), Step::Tick], 12);

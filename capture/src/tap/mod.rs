@@ -19,12 +19,13 @@
 //! - [`log`]: the lane's producer
 //! - [`change`]: steps 2 to 7
 //! - [`flush`]: fdatasync, shared by all who wait for one; its first failure latches
-//! - [`dirty`]: the bits of the regions, and who waits for them; [`lost`]: regions on their way out of the log and back
+//! - [`dirty`]: the bits of the regions, and who waits for them; [`ahead`]: how many at once, pure; [`lost`]: regions on their way out of the log and back
 //! - [`copy`]: lost regions read back into the log; [`known`]: what the target has already
 //! - [`digest`]: the hashes of the whole disk, as records of the log
 //! - [`mark`]: marks, through any tap of the lane
 //! - [`state`]: what others may know
 
+mod ahead;
 mod change;
 mod copy;
 mod digest;

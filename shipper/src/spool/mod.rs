@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use farshore_changelog::crashsafe;
@@ -47,6 +47,10 @@ pub struct Spool {
     dir: PathBuf,
     group: GroupName,
     reserve: Reserve,
+    /// Bytes of segments that may stay in memory too, so that they are uploaded without being read back.
+    memory_max_bytes: u64,
+    /// Held by whoever takes room of the disk. Not by who asks what is in it: that must not wait for a disk.
+    writing: Mutex<()>,
     held: Mutex<Held>,
 }
 
@@ -59,19 +63,42 @@ struct Held {
     waiting: BTreeMap<(Epoch, SegmentNo), u64>,
     /// Size of each confirmed one whose file could not be removed yet.
     stale: BTreeMap<(Epoch, SegmentNo), u64>,
+    /// The content of some of those that are not confirmed.
+    memory: BTreeMap<(Epoch, SegmentNo), Arc<Sealed>>,
+}
+
+/// A sealed segment as bytes, without a copy.
+struct InMemory(Arc<Sealed>);
+
+impl AsRef<[u8]> for InMemory {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
 }
 
 impl Held {
     fn bytes(&self) -> u64 {
         self.waiting.values().chain(self.stale.values()).sum()
     }
+
+    fn confirmed(&mut self, name: (Epoch, SegmentNo)) {
+        let bytes = self.waiting.remove(&name).unwrap_or(0);
+        self.stale.insert(name, bytes);
+        self.memory.remove(&name);
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory.values().map(|sealed| sealed.bytes.len() as u64).sum()
+    }
 }
 
 impl Spool {
-    /// In `dir`; nothing is looked at yet. `reserve` is kept before anything is put.
+    /// In `dir`; nothing is looked at yet. `reserve` is kept before anything is put. Up to `memory_max_bytes` of what is put stay in
+    /// memory too.
     #[must_use]
-    pub fn new(dir: &Path, group: &GroupName, reserve: Reserve) -> Self {
-        Self { dir: dir.to_owned(), group: group.clone(), reserve, held: Mutex::default() }
+    pub fn new(dir: &Path, group: &GroupName, reserve: Reserve, memory_max_bytes: u64) -> Self {
+        let (dir, group) = (dir.to_owned(), group.clone());
+        Self { dir, group, reserve, memory_max_bytes, writing: Mutex::default(), held: Mutex::default() }
     }
 
     /// Makes the folder when it is absent, and proves what lies in it as far as that is possible without reading the payloads
@@ -99,7 +126,7 @@ impl Spool {
         found.sort_by_key(|f| (f.epoch, f.number));
         let size = |f: &Found| f.segment.as_ref().map_or(0, |s| s.bytes);
         let waiting = found.iter().map(|f| ((f.epoch, f.number), size(f))).collect();
-        *self.held() = Held { folder: Some(folder), waiting, stale: BTreeMap::new() };
+        *self.held() = Held { folder: Some(folder), waiting, ..Held::default() };
         Ok(found)
     }
 
@@ -107,7 +134,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`ShipError::Io`].
-    pub fn put(&self, sealed: &Sealed) -> Result<Spooled, ShipError> {
+    pub fn put(&self, sealed: &Arc<Sealed>) -> Result<Spooled, ShipError> {
         let spooled = Spooled {
             epoch: sealed.head.epoch,
             number: sealed.head.number,
@@ -117,13 +144,17 @@ impl Spool {
             last_seq: sealed.head.last_seq,
             bytes: sealed.bytes.len() as u64,
         };
-        let mut held = self.held();
+        let _writing = self.writing();
         let put = self
-            .check_folder(&mut held)
+            .check_folder(&mut self.held())
             .and_then(|()| self.reserve.keep())
             .and_then(|()| crashsafe::replace(&self.path(spooled.epoch, spooled.number), &sealed.bytes));
         put.map_err(ShipError::io("write the spool"))?;
-        held.waiting.insert((spooled.epoch, spooled.number), spooled.bytes);
+        let (mut held, name) = (self.held(), (spooled.epoch, spooled.number));
+        held.waiting.insert(name, spooled.bytes);
+        if held.memory_bytes() + spooled.bytes <= self.memory_max_bytes {
+            held.memory.insert(name, Arc::clone(sealed));
+        }
         Ok(spooled)
     }
 
@@ -145,11 +176,15 @@ impl Spool {
         Ok(())
     }
 
-    /// The bytes of a segment, every one proved.
+    /// The bytes of a segment: from memory, or from its file, and then every one is proved.
     ///
     /// # Errors
     /// [`ShipError::Spool`] when the file is missing or not what was put; [`ShipError::Io`] when it cannot be read.
     pub fn read(&self, spooled: &Spooled) -> Result<Bytes, ShipError> {
+        let in_memory = self.held().memory.get(&(spooled.epoch, spooled.number)).map(Arc::clone);
+        if let Some(sealed) = in_memory.filter(|sealed| sealed.hash == spooled.hash) {
+            return Ok(Bytes::from_owner(InMemory(sealed)));
+        }
         let path = self.path(spooled.epoch, spooled.number);
         let bad = |what: String| ShipError::Spool { path: path.clone(), what };
         let bytes = match std::fs::read(&path) {
@@ -169,15 +204,15 @@ impl Spool {
     /// # Errors
     /// [`ShipError::Io`]: the file is left, still counts, and is removed by a later call, or by the next shipper.
     pub fn remove(&self, epoch: Epoch, number: SegmentNo) -> Result<(), ShipError> {
-        let mut held = self.held();
-        let bytes = held.waiting.remove(&(epoch, number)).unwrap_or(0);
-        held.stale.insert((epoch, number), bytes);
-        while let Some((&(epoch, number), _)) = held.stale.first_key_value() {
+        self.held().confirmed((epoch, number));
+        while let Some((epoch, number)) = self.first_stale() {
             crashsafe::remove(&self.path(epoch, number)).map_err(ShipError::io("remove a confirmed spool file"))?;
-            held.stale.remove(&(epoch, number));
+            self.held().stale.remove(&(epoch, number));
         }
-        // While nothing can be put: the room that has just come is the reserve's first.
-        let _ = self.reserve.keep();
+        // The room that has just come is the reserve's first. Whoever puts something at this moment sees to it.
+        if let Ok(_writing) = self.writing.try_lock() {
+            let _ = self.reserve.keep();
+        }
         Ok(())
     }
 
@@ -214,7 +249,7 @@ impl Spool {
         match write() {
             Err(e) if Trouble::of(&e) == Some(Trouble::Full) => {
                 // Nothing is put meanwhile: it would take the room again.
-                let _held = self.held();
+                let _writing = self.writing();
                 if self.reserve.give_up() { write() } else { Err(e) }
             }
             written => written,
@@ -225,6 +260,14 @@ impl Spool {
     #[must_use]
     pub fn path(&self, epoch: Epoch, number: SegmentNo) -> PathBuf {
         self.dir.join(file_name(epoch, number))
+    }
+
+    fn first_stale(&self) -> Option<(Epoch, SegmentNo)> {
+        self.held().stale.first_key_value().map(|(name, _)| *name)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

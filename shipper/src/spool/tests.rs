@@ -10,7 +10,7 @@ fn group() -> GroupName {
     GroupName::new("web01").unwrap()
 }
 
-fn sealed(number: u64) -> Sealed {
+fn sealed(number: u64) -> Arc<Sealed> {
     let stamp = Stamp {
         group: group(),
         epoch: Epoch(1),
@@ -21,12 +21,12 @@ fn sealed(number: u64) -> Sealed {
         watermark: SegmentNo(0),
         prev: Hash::ZERO,
     };
-    SegmentWriter::new(Kind::Log, Some(1)).seal(stamp).unwrap()
+    Arc::new(SegmentWriter::new(Kind::Log, Some(1)).seal(stamp).unwrap())
 }
 
 /// A spool in `dir/spool`, its reserve in `dir`.
 fn spool(dir: &Path) -> Spool {
-    Spool::new(&dir.join("spool"), &group(), Reserve::in_folder(dir))
+    Spool::new(&dir.join("spool"), &group(), Reserve::in_folder(dir), 0)
 }
 
 fn whole(found: &[Found]) -> Vec<Spooled> {
@@ -57,14 +57,14 @@ fn a_file_that_is_not_what_its_name_says_is_found_out() {
     let spool = spool(dir.path());
     spool.look_through().unwrap();
     let path = spool.path(Epoch(1), SegmentNo(3));
-    std::fs::write(&path, sealed(4).bytes).unwrap();
+    std::fs::write(&path, &sealed(4).bytes).unwrap();
     let found = spool.look_through().unwrap();
     assert_eq!((found[0].epoch, found[0].number), (Epoch(1), SegmentNo(3)));
     assert!(found[0].segment.as_ref().unwrap_err().contains("is segment 4"));
-    std::fs::write(&path, sealed(3).bytes).unwrap();
+    std::fs::write(&path, &sealed(3).bytes).unwrap();
     assert!(spool.look_through().unwrap()[0].segment.is_ok());
     let others =
-        Spool::new(&dir.path().join("spool"), &GroupName::new("db01").unwrap(), Reserve::in_folder(dir.path()));
+        Spool::new(&dir.path().join("spool"), &GroupName::new("db01").unwrap(), Reserve::in_folder(dir.path()), 0);
     assert!(others.look_through().unwrap()[0].segment.is_err());
 }
 
@@ -157,4 +157,22 @@ fn only_the_segments_of_the_epoch_are_discarded() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
     discard(&folder, Epoch(1)).unwrap();
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_in_memory_is_not_read_back_and_has_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = sealed(1);
+    let spool = Spool::new(&dir.path().join("spool"), &group(), Reserve::in_folder(dir.path()), one.bytes.len() as u64);
+    spool.look_through().unwrap();
+    let (first, second) = (spool.put(&one).unwrap(), spool.put(&sealed(2)).unwrap());
+    for spooled in [&first, &second] {
+        crashsafe::remove(&spool.path(spooled.epoch, spooled.number)).unwrap();
+    }
+    assert_eq!(spool.read(&first).unwrap(), one.bytes);
+    assert!(matches!(spool.read(&second), Err(ShipError::Spool { .. })), "beyond the limit");
+    spool.remove(first.epoch, first.number).unwrap();
+    assert!(spool.read(&first).is_err(), "what is confirmed goes from memory too");
+    spool.put(&sealed(3)).unwrap();
+    assert_eq!(spool.held().memory.len(), 1, "and makes room");
 }
