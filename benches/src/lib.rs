@@ -1,1 +1,5 @@
-//! Micro benchmarks of the stages; each lies in `benches/`, and `make bench` runs them all.
+//! What the benchmarks share: [`load`] asks something of a server, [`group`] sets one of ours up. Micro benchmarks lie in `benches/`,
+//! the comparison with peers and the measurements of the stages in `src/bin/`; `make bench` runs them all.
+
+pub mod group;
+pub mod load;

@@ -30,8 +30,8 @@ const BATCH_PAYLOAD_MAX_BYTES: u64 = 256 << 20;
 const UNDO_PART_BYTES: u64 = 16 << 20;
 /// Records in one undo segment.
 const UNDO_PART_RECORDS: usize = 100_000;
-/// zstd level of the undo journal: it is written once and mostly never read.
-const UNDO_ZSTD_LEVEL: i32 = 1;
+/// zstd level of the undo journal, one of its fast modes: it is written once and mostly never read.
+const UNDO_ZSTD_LEVEL: i32 = -5;
 
 /// What was done, or is done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +214,10 @@ impl<'a> BatchRun<'a> {
 
     /// Reads old content, as much as one undo segment takes, and appends it.
     fn save_undo(&mut self) -> Result<(), TargetError> {
-        let mut part = SegmentWriter::new(Kind::Undo, Some(UNDO_ZSTD_LEVEL));
+        let mut part = match &self.replay.pool {
+            None => SegmentWriter::new(Kind::Undo, Some(UNDO_ZSTD_LEVEL)),
+            Some(pool) => SegmentWriter::with_press(Kind::Undo, UNDO_ZSTD_LEVEL, pool.press()),
+        };
         let (seq, time) = (self.batch.end_seq, self.time_after());
         let mut old = Vec::new();
         while part.payload_bytes() < UNDO_PART_BYTES && part.record_count() < UNDO_PART_RECORDS {

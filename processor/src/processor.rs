@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::ids::GroupName;
+use farshore_changelog::segment::PressPool;
 use farshore_changelog::{clock, crashsafe};
 use farshore_vault::Vault;
 use tokio::runtime::{Builder, Handle};
@@ -25,6 +26,8 @@ use crate::stop::Stop;
 
 /// Groups worked on at once. More groups than this take turns.
 pub const WORKERS_MAX: usize = 16;
+/// Threads that compress the undo journals of all groups.
+pub const COMPRESS_THREADS_MAX: usize = 4;
 /// Groups of one vault that are followed; what comes beyond is named in the log and left alone.
 pub const GROUPS_MAX: usize = 10_000;
 /// A periodic point unless the config says otherwise.
@@ -92,6 +95,7 @@ pub struct Processor {
     vault: Vault,
     io: IoThread,
     permits: Arc<Semaphore>,
+    pool: Arc<PressPool>,
 }
 
 impl Processor {
@@ -117,7 +121,9 @@ impl Processor {
     fn with(config: ProcessorConfig, vault: Vault, io: IoThread) -> Result<Self, ProcessorError> {
         let target = &config.target_dir;
         crashsafe::create_dir_all(target).map_err(TargetError::io("create", target))?;
-        Ok(Self { config, vault, io, permits: Arc::new(Semaphore::new(FETCHED_MAX)) })
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = PressPool::start(cores.min(COMPRESS_THREADS_MAX)).map_err(ProcessorError::Thread)?;
+        Ok(Self { config, vault, io, permits: Arc::new(Semaphore::new(FETCHED_MAX)), pool: Arc::new(pool) })
     }
 
     /// The vault that is followed.
@@ -160,7 +166,7 @@ impl Processor {
             VaultIo::Elsewhere(self.io.handle.clone()),
             Arc::clone(&self.permits),
         );
-        GroupTask::new(group, vault, self.config.clone(), fetcher)
+        GroupTask::new(group, vault, self.config.clone(), fetcher).with_pool(Arc::clone(&self.pool))
     }
 
     fn work(&self, stop: &Stop, mode: Mode) -> Vec<GroupOutcome> {

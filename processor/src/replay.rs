@@ -2,9 +2,11 @@
 //! created and taken into the next epoch; [`crate::apply`] changes it batch by batch, [`crate::rollback`] opens it again.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use farshore_changelog::crashsafe;
 use farshore_changelog::ids::{Epoch, GroupName, Hash, SegmentNo, Seq};
+use farshore_changelog::segment::PressPool;
 use farshore_vault::EpochObject;
 
 use crate::chain;
@@ -42,6 +44,8 @@ pub struct Replay {
     pub(crate) points: Vec<Point>,
     /// What was compared with the source.
     pub(crate) comparison: Comparison,
+    /// Who compresses the journal; `None`: whoever applies.
+    pub(crate) pool: Option<Arc<PressPool>>,
     /// The catalogue was written since the target was opened.
     pub(crate) points_are_durable: bool,
 }
@@ -91,8 +95,14 @@ impl Replay {
             position,
             points: Vec::new(),
             comparison: Comparison::default(),
+            pool: None,
             points_are_durable: false,
         })
+    }
+
+    /// Has the journal compressed by the threads of `pool`.
+    pub fn compress_with(&mut self, pool: Option<Arc<PressPool>>) {
+        self.pool = pool;
     }
 
     /// Where replay stands.

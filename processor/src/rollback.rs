@@ -98,6 +98,7 @@ impl Replay {
             position,
             points,
             comparison,
+            pool: None,
             points_are_durable: stray,
         }))
     }

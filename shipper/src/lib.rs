@@ -13,7 +13,6 @@
 //!   - [`fold`]: which bytes of a run of records survive (pure)
 //!   - [`batch`]: when a segment is sealed (pure)
 //!   - [`sealer`]: the segment in the making and the chain it continues
-//!     - `press`: threads that compress and hash its blocks
 //!     - [`level`]: how much time that takes (pure)
 //!     - `storing`: a sealed segment on its way into the spool
 //! - [`spool`]: sealed segments on disk until the vault has confirmed them
@@ -42,7 +41,6 @@ pub mod fold;
 pub mod level;
 mod looks;
 mod opening;
-mod press;
 pub mod requests;
 pub mod restart;
 pub mod sealer;

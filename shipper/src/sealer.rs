@@ -7,14 +7,13 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo, Seq};
 use farshore_changelog::op::{Record, RecordFlags};
 use farshore_changelog::ring::{Consumer, Ring, Taken};
-use farshore_changelog::segment::{Kind, Sealed, SegmentError, SegmentWriter, Stamp};
+use farshore_changelog::segment::{Kind, PressPool, Sealed, SegmentError, SegmentWriter, Stamp};
 use farshore_changelog::units::align_up;
 
 use crate::batch::{AtHand, Limits, Standing};
 use crate::error::ShipError;
 use crate::fold::{fold, is_boundary};
 use crate::level::Compression;
-use crate::press::Pool;
 use crate::restart::ChainHead;
 use crate::spool::{Spool, Spooled};
 use crate::storing::Storing;
@@ -31,7 +30,7 @@ pub struct Tools {
     /// How they are compressed.
     pub(crate) compression: Compression,
     /// Who compresses; `None`: the sealer itself.
-    pub(crate) pool: Option<Pool>,
+    pub(crate) pool: Option<PressPool>,
     /// Who writes the spool.
     pub(crate) storing: Storing,
 }

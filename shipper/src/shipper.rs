@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use farshore_changelog::ids::GroupName;
 use farshore_changelog::ring::{Ring, RingSpec, ShipperState};
+use farshore_changelog::segment::PressPool;
 use farshore_changelog::{clock, crashsafe};
 use farshore_vault::Vault;
 use farshore_vault::retry::RetryPolicy;
@@ -22,7 +23,6 @@ use crate::error::ShipError;
 use crate::filler::{DRAIN_MAX, Filler, Pause, SHORT_PAUSE, Shared};
 use crate::looks::Looks;
 use crate::opening::Opening;
-use crate::press::Pool;
 use crate::restart;
 use crate::sealer::Tools;
 use crate::spool::{Reserve, Spool};
@@ -130,7 +130,10 @@ impl Shipper {
         }
         let (pool, storing) = match config.threads {
             0 => (None, Storing::here(Arc::clone(&spool))),
-            threads => (Some(Pool::start(threads)?), Storing::thread(Arc::clone(&spool))?),
+            threads => (
+                Some(PressPool::start(threads).map_err(ShipError::io("start threads that compress"))?),
+                Storing::thread(Arc::clone(&spool))?,
+            ),
         };
         let tools = Tools { spool: Arc::clone(&spool), limits, compression: config.compression, pool, storing };
         let opening = Opening { source, watermark, tools: Some(tools), queue };

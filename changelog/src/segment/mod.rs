@@ -8,6 +8,7 @@
 //! - `validate`: the rules for records, their order and their heads; writer and reader call the same functions
 //! - `codec`: blocks and index to stored bytes and back
 //! - `press`: [`BlockPress`], one block encoded and hashed; [`Press`], who does it for a writer
+//! - `pool`: [`PressPool`], threads that do it
 //! - `writer`: [`SegmentWriter`], records in, a [`Sealed`] object out
 //! - `index`: [`Index`], what is known of a segment without its payload
 //! - `reader`: [`Segment`], a whole object in memory, every byte verified
@@ -24,6 +25,7 @@ mod head;
 mod index;
 mod kind;
 pub mod layout;
+mod pool;
 mod press;
 mod read_at;
 mod reader;
@@ -34,6 +36,7 @@ pub use error::{Part, SegmentError};
 pub use head::{SegmentHead, Stamp};
 pub use index::{Index, IndexRecord};
 pub use kind::{Codec, Kind};
+pub use pool::PressPool;
 pub use press::{BlockPress, Press, Pressed, Pressing};
 pub use read_at::ReadAt;
 pub use reader::Segment;

@@ -18,11 +18,12 @@ mod way_out;
 
 pub use report::GroupOutcome;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
-use farshore_changelog::segment::{Segment, SegmentError, SegmentHead};
+use farshore_changelog::segment::{PressPool, Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::keys::Key;
 
@@ -74,6 +75,8 @@ pub struct GroupTask {
     fetcher: Fetcher,
     pruner: LogPruner,
     replay: Option<Replay>,
+    /// Who compresses the undo journal; `None`: whoever works on the group.
+    pool: Option<Arc<PressPool>>,
     /// There is a target: one that is not found is gone, and not to be made.
     was_open: bool,
     gap: GapWatch,
@@ -112,6 +115,7 @@ impl GroupTask {
             fetcher,
             pruner,
             replay: None,
+            pool: None,
             was_open: false,
             goal: None,
             stopped: None,
@@ -129,6 +133,12 @@ impl GroupTask {
             hashes_refused: None,
             last_status: None,
         }
+    }
+
+    /// Has undo journals compressed by the threads of `pool`.
+    #[must_use]
+    pub fn with_pool(self, pool: Arc<PressPool>) -> Self {
+        Self { pool: Some(pool), ..self }
     }
 
     /// The group.
@@ -305,6 +315,7 @@ impl GroupTask {
     fn apply(&mut self, key: &str, segment: &Segment) -> Result<(), GroupError> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
         replay.check_images()?;
+        replay.compress_with(self.pool.clone());
         let (head, records) = (segment.index().head(), segment.index().records());
         chain::fits(records, replay.disks()).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
         for batch in batch::cut(head, records, replay.position(), self.config.point_interval) {

@@ -5,7 +5,6 @@
 //! Direct I/O, the same depths, the same loads; a server that fails ends the run. Rounds of the shipping group count only while its
 //! log is in order: an overflow ends the run too.
 
-mod load;
 mod plot;
 mod report;
 mod servers;
@@ -15,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use load::LOADS;
+use farshore_benches::load::{self, LOADS};
 use report::Report;
 use servers::{Server, Site};
 

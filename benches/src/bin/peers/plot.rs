@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::load::LOADS;
 use crate::report::{REFERENCE, Report, median};
 use crate::servers::Server;
+use farshore_benches::load::LOADS;
 
 const SIZE: (u32, u32) = (960, 480);
 const COLOURS: [RGBColor; 6] = [
@@ -72,7 +72,7 @@ fn throughput(report: &Report, path: &Path) -> Drawn {
 }
 
 /// A curve for each server: the latency at each percentile.
-fn latency(report: &Report, load: &crate::load::Load, path: &Path) -> Drawn {
+fn latency(report: &Report, load: &farshore_benches::load::Load, path: &Path) -> Drawn {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let curve = |server| -> Vec<(f64, f64)> {

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::load::{LOADS, Load, Measured};
 use crate::servers::Server;
+use farshore_benches::load::{LOADS, Load, Measured};
 
 /// What everybody is compared with.
 pub const REFERENCE: Server = Server::QemuNbd;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use farshore_changelog::clock;
 use serde_json::Value;
 
-use crate::load::Target;
+use farshore_benches::group::{Group, fill, ours};
+use farshore_benches::load::Target;
 
 /// The longest that a server may take to begin; for ours, initial replication is over then.
 const BEGIN_MAX: Duration = Duration::from_secs(180);
@@ -78,14 +79,6 @@ pub struct Site {
     running: Vec<(Server, Child)>,
 }
 
-/// A program of this build.
-fn ours(name: &str) -> Result<PathBuf> {
-    let here = std::env::current_exe().context("this program's place is not known")?;
-    let path = here.with_file_name(name);
-    ensure!(path.exists(), "{} is missing: `make bench` builds it", path.display());
-    Ok(path)
-}
-
 impl Site {
     /// Makes the disks and starts every server.
     ///
@@ -94,10 +87,10 @@ impl Site {
     pub fn start(dir: &Path, disk_mib: u64) -> Result<Self> {
         let mut site = Self { dir: dir.to_path_buf(), running: Vec::new() };
         for server in Server::ALL {
-            site.fill(server, "img", disk_mib)?;
+            fill(&site.path(server, "img"), disk_mib)?;
         }
         // Room that is written already, as a block device's is: a peer must not pay for the growth of a file.
-        site.fill(Server::QemuNbdLog, "log", LOG_MIB)?;
+        fill(&site.path(Server::QemuNbdLog, "log"), LOG_MIB)?;
         for server in Server::ALL.into_iter().filter(|server| *server != Server::Raw) {
             let child = site.command(server)?.spawn().with_context(|| format!("{server} cannot be started"))?;
             site.running.push((server, child));
@@ -110,18 +103,6 @@ impl Site {
 
     fn path(&self, server: Server, ending: &str) -> PathBuf {
         self.dir.join(format!("{}.{ending}", server.file()))
-    }
-
-    /// Writes a file: the same content for everybody, half of which can be compressed away.
-    fn fill(&self, server: Server, ending: &str, mib: u64) -> Result<()> {
-        let path = self.path(server, ending);
-        let file = format!("--filename={}", path.display());
-        let mut fio = Command::new("fio");
-        fio.args(["--name=fill", "--rw=write", "--bs=1M", "--direct=1", "--ioengine=io_uring", "--iodepth=8"]);
-        fio.args(["--buffer_compress_percentage=50", "--output=/dev/null", &file]).arg(format!("--size={mib}m"));
-        let done = fio.status().context("fio cannot be started: install it")?;
-        ensure!(done.success(), "{} cannot be written", path.display());
-        Ok(())
     }
 
     fn command(&self, server: Server) -> Result<Command> {
@@ -152,31 +133,8 @@ impl Site {
         Ok(command)
     }
 
-    fn config(&self, server: Server) -> PathBuf {
-        self.path(server, "toml")
-    }
-
     fn farshore(&self, server: Server) -> Result<Command> {
-        let (name, dir) = (server.file(), self.dir.display());
-        let config = format!(
-            "group = \"bench-{name}\"\nvault = \"file://{dir}/{name}.vault\"\nstate_dir = \"{dir}/{name}.state\"\n\
-             run_dir = \"{dir}/{name}.run\"\n[[disk]]\nname = \"vda\"\nsource = \"{dir}/{name}.img\"\n\
-             listen = \"unix:{dir}/{name}.sock\"\n"
-        );
-        for old in ["vault", "state", "run"] {
-            match std::fs::remove_dir_all(self.path(server, old)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-                _ => {}
-            }
-        }
-        let path = self.config(server);
-        std::fs::write(&path, config)?;
-        let vault = format!("file://{dir}/{name}.vault");
-        for words in [&["init", "--vault", &vault][..], &["enable", "--adopt", path.to_str().context("a plain path")?]]
-        {
-            let done = Command::new(ours("farshore")?).args(words).output()?;
-            ensure!(done.status.success(), "farshore {words:?}: {}", String::from_utf8_lossy(&done.stderr));
-        }
+        let group = Group::set_up(&self.dir, server.file())?;
         let log = File::create(self.path(server, "stderr"))?;
         let mut command = match server {
             Server::Through => lane("through")?,
@@ -187,7 +145,11 @@ impl Site {
                 run
             }
         };
-        command.arg(&path).stdin(Stdio::piped()).stdout(File::create(self.path(server, "stdout"))?).stderr(log);
+        command
+            .arg(group.config())
+            .stdin(Stdio::piped())
+            .stdout(File::create(self.path(server, "stdout"))?)
+            .stderr(log);
         Ok(command)
     }
 
@@ -216,10 +178,7 @@ impl Site {
 
     /// What the shipping group says of itself.
     fn status(&self) -> Option<Value> {
-        let mut status = Command::new(ours("farshore").ok()?);
-        let said = status.arg("status").arg(self.config(Server::Shipping)).arg("--json").output().ok()?;
-        let groups: Value = serde_json::from_slice(&said.stdout).ok()?;
-        Some(groups[0]["source"].clone())
+        Some(Group::at(&self.dir, Server::Shipping.file()).status(None)?["source"].clone())
     }
 
     fn expect_alive(&mut self, server: Server) -> Result<()> {

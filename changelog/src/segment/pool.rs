@@ -3,10 +3,8 @@
 use std::io;
 use std::sync::mpsc;
 
+use super::{BlockPress, Press, Pressed, Pressing};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use farshore_changelog::segment::{BlockPress, Press, Pressed, Pressing};
-
-use crate::error::ShipError;
 
 /// Blocks that wait for a thread, as a multiple of the threads. A block has at most 1.25 MiB.
 const WAITING_MAX: usize = 2;
@@ -18,33 +16,35 @@ struct Job {
     done: mpsc::Sender<io::Result<Pressed>>,
 }
 
-/// The threads. They touch nothing but blocks, and end once this and every [`Pool::press`] of it are dropped.
-pub(crate) struct Pool {
+/// The threads. They touch nothing but blocks, and end once this and every [`PressPool::press`] of it are dropped.
+#[derive(Debug)]
+pub struct PressPool {
     jobs: Sender<Job>,
     /// Buffers that were pressed, to be filled again.
     empty: Receiver<Vec<u8>>,
 }
 
-impl Pool {
-    /// Starts `threads` threads.
+impl PressPool {
+    /// Starts `threads` threads, at least one.
     ///
     /// # Errors
-    /// [`ShipError::Io`].
-    pub(crate) fn start(threads: usize) -> Result<Self, ShipError> {
+    /// Of the system.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        let threads = threads.max(1);
         let waiting = threads * WAITING_MAX;
         let (jobs, todo) = bounded(waiting);
         let (empties, empty) = bounded(waiting + threads);
         for _ in 0..threads {
             let (todo, empties) = (todo.clone(), empties.clone());
             let thread = std::thread::Builder::new().name("press".into());
-            let started = thread.spawn(move || press_all(&todo, &empties));
-            started.map_err(ShipError::io("start a thread that compresses"))?;
+            thread.spawn(move || press_all(&todo, &empties))?;
         }
         Ok(Self { jobs, empty })
     }
 
     /// The pool for one writer.
-    pub(crate) fn press(&self) -> Box<dyn Press> {
+    #[must_use]
+    pub fn press(&self) -> Box<dyn Press> {
         Box::new(Handle { jobs: self.jobs.clone(), empty: self.empty.clone() })
     }
 }
@@ -79,13 +79,13 @@ fn press_all(todo: &Receiver<Job>, empties: &Sender<Vec<u8>>) {
 
 #[cfg(test)]
 mod tests {
-    use farshore_changelog::ids::Hash;
+    use crate::ids::Hash;
 
     use super::*;
 
     #[test]
     fn blocks_come_back_as_they_would_from_one_thread() {
-        let pool = Pool::start(3).unwrap();
+        let pool = PressPool::start(3).unwrap();
         let mut press = pool.press();
         let block = |n: usize| vec![n as u8; 100_000 + n];
         let given: Vec<Pressing> = (0..40).map(|n| press.press(&mut block(n), 1 - (n as i32 % 3))).collect();
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_has_ended_is_an_error_and_no_hang() {
-        let pool = Pool::start(1).unwrap();
+        let pool = PressPool::start(1).unwrap();
         let mut press = pool.press();
         let begun = press.press(&mut vec![1; 10], 1);
         assert!(begun.wait().is_ok());

@@ -12,16 +12,21 @@ use serde_json::Value;
 pub struct Load {
     /// As fio names it.
     pub rw: &'static str,
+    /// Bytes of a request, as fio takes them.
     pub block: &'static str,
+    /// Requests in flight.
     pub depth: u32,
+    /// Further words for fio.
+    pub more: &'static [&'static str],
 }
 
+/// What every server is asked for in turn.
 pub const LOADS: [Load; 5] = [
-    Load { rw: "randwrite", block: "4k", depth: 32 },
-    Load { rw: "randwrite", block: "4k", depth: 1 },
-    Load { rw: "randread", block: "4k", depth: 32 },
-    Load { rw: "write", block: "64k", depth: 16 },
-    Load { rw: "write", block: "1M", depth: 8 },
+    Load { rw: "randwrite", block: "4k", depth: 32, more: &[] },
+    Load { rw: "randwrite", block: "4k", depth: 1, more: &[] },
+    Load { rw: "randread", block: "4k", depth: 32, more: &[] },
+    Load { rw: "write", block: "64k", depth: 16, more: &[] },
+    Load { rw: "write", block: "1M", depth: 8, more: &[] },
 ];
 
 impl fmt::Display for Load {
@@ -41,7 +46,9 @@ pub enum Target {
 /// What one round has measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
+    /// Requests.
     pub per_second: f64,
+    /// Their bytes.
     pub bytes_per_second: f64,
     /// Latency in microseconds at each percentile, from the request to its answer.
     pub latency_us: Vec<(f64, f64)>,
@@ -49,6 +56,7 @@ pub struct Measured {
 
 impl Measured {
     /// Latency at a percentile, in microseconds.
+    #[must_use]
     pub fn at(&self, percentile: f64) -> f64 {
         self.latency_us.iter().find(|(p, _)| *p >= percentile).map_or(f64::NAN, |(_, us)| *us)
     }
@@ -69,6 +77,9 @@ pub fn run(target: &Target, load: &Load, seconds: u32) -> Result<Measured> {
     let mut fio = Command::new("fio");
     fio.args(["--name=load", "--output-format=json", "--time_based", "--buffer_compress_percentage=50"]);
     fio.args(["--percentile_list=1:10:25:50:75:90:95:99:99.5:99.9:99.99"]);
+    for more in load.more {
+        fio.arg(more);
+    }
     fio.arg(format!("--runtime={seconds}")).arg(format!("--rw={}", load.rw));
     fio.arg(format!("--bs={}", load.block)).arg(format!("--iodepth={}", load.depth));
     match target {

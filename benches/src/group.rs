@@ -1,0 +1,111 @@
+//! A protection group for a benchmark: its disk, its configuration, its vault.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// A program of this build.
+///
+/// # Errors
+/// When it was not built.
+pub fn ours(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().context("this program's place is not known")?;
+    let path = here.with_file_name(name);
+    ensure!(path.exists(), "{} is missing: `make bench` builds it", path.display());
+    Ok(path)
+}
+
+/// Writes a file of `mib` MiB, half of which can be compressed away.
+///
+/// # Errors
+/// When fio fails.
+pub fn fill(path: &Path, mib: u64) -> Result<()> {
+    let file = format!("--filename={}", path.display());
+    let mut fio = Command::new("fio");
+    fio.args(["--name=fill", "--rw=write", "--bs=1M", "--direct=1", "--ioengine=io_uring", "--iodepth=8"]);
+    fio.args(["--buffer_compress_percentage=50", "--output=/dev/null", &file]).arg(format!("--size={mib}m"));
+    let done = fio.status().context("fio cannot be started: install it")?;
+    ensure!(done.success(), "{} cannot be written", path.display());
+    Ok(())
+}
+
+/// A group whose files lie beside its disk `dir/name.img`.
+#[derive(Debug, Clone)]
+pub struct Group {
+    dir: PathBuf,
+    name: String,
+}
+
+impl Group {
+    /// One that was set up.
+    #[must_use]
+    pub fn at(dir: &Path, name: &str) -> Self {
+        Self { dir: dir.to_owned(), name: name.to_owned() }
+    }
+
+    /// Makes vault and configuration anew, and enables the group as one whose disk is in use already.
+    ///
+    /// # Errors
+    /// When the command line refuses something.
+    pub fn set_up(dir: &Path, name: &str) -> Result<Self> {
+        let group = Self::at(dir, name);
+        for old in ["vault", "state", "run", "target"] {
+            match std::fs::remove_dir_all(group.path(old)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+        let dir = dir.display();
+        let config = format!(
+            "group = \"bench-{name}\"\nvault = \"file://{dir}/{name}.vault\"\nstate_dir = \"{dir}/{name}.state\"\n\
+             run_dir = \"{dir}/{name}.run\"\n[[disk]]\nname = \"vda\"\nsource = \"{dir}/{name}.img\"\n\
+             listen = \"unix:{dir}/{name}.sock\"\n"
+        );
+        std::fs::write(group.config(), config)?;
+        let config = group.config();
+        let config = config.to_str().context("a plain path")?;
+        for words in [&["init", "--vault", &group.vault()][..], &["enable", "--adopt", config]] {
+            let done = Command::new(ours("farshore")?).args(words).output()?;
+            ensure!(done.status.success(), "farshore {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        Ok(group)
+    }
+
+    /// `dir/name.ending`.
+    #[must_use]
+    pub fn path(&self, ending: &str) -> PathBuf {
+        self.dir.join(format!("{}.{ending}", self.name))
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path("toml")
+    }
+
+    /// The vault's URL.
+    #[must_use]
+    pub fn vault(&self) -> String {
+        format!("file://{}", self.path("vault").display())
+    }
+
+    /// The export.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("nbd+unix:///vda?socket={}", self.path("sock").display())
+    }
+
+    /// What `farshore status` says of it, of both sites where `target` is one's folder.
+    #[must_use]
+    pub fn status(&self, target: Option<&Path>) -> Option<Value> {
+        let mut status = Command::new(ours("farshore").ok()?);
+        status.arg("status").arg(self.config()).arg("--json");
+        if let Some(target) = target {
+            status.arg("--target").arg(target);
+        }
+        let groups: Value = serde_json::from_slice(&status.output().ok()?.stdout).ok()?;
+        Some(groups[0].clone())
+    }
+}
