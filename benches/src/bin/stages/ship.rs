@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use farshore_changelog::clock;
 use farshore_changelog::ids::{DiskIndex, DiskName, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
-use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Ring, RingSpec, boot_id};
+use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Producer, Ring, RingSpec, boot_id};
 use farshore_changelog::segment::BlockPress;
-use farshore_shipper::{Compression, Pause, Shipper, ShipperConfig, SourceEpoch, SourceState};
+use farshore_shipper::{Compression, Filler, Shipper, ShipperConfig, SourceEpoch, SourceState};
 use farshore_vault::Vault;
 
 use crate::report::{Report, median};
@@ -88,16 +88,6 @@ fn shipped(data: &[u8]) -> Result<f64> {
             disks: vec![DiskEntry { name, size_bytes: DISK_BYTES, identity, block_bytes: 512 }],
         },
     )?;
-    let mut lane = ring.producer(0);
-    for (n, payload) in data.chunks_exact(RECORD).enumerate() {
-        let mut slot = lane.reserve(RECORD as u32).ok_or_else(|| anyhow::anyhow!("the ring is too small"))?;
-        slot.payload_mut().copy_from_slice(payload);
-        // Scattered, and every place once.
-        let offset = (n * 7919 % (DISK_BYTES as usize / RECORD) * RECORD) as u64;
-        let (op, flags, disk, len) = (Op::Write, RecordFlags::NONE, DiskIndex(0), RECORD as u64);
-        lane.sequence(&mut [(&mut slot, Draft { time: clock::wall(), disk, op, flags, offset, len })]);
-        slot.commit();
-    }
     let store = std::sync::Arc::new(object_store::memory::InMemory::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let vault = runtime.block_on(Vault::init_store(store, "memory:"))?;
@@ -108,23 +98,40 @@ fn shipped(data: &[u8]) -> Result<f64> {
         state_dir: dir.to_owned(),
         spool_dir: dir.join("spool"),
         segment_bytes: 8 << 20,
-        max_delay: Duration::from_secs(1),
+        max_delay: Duration::from_millis(10),
         heartbeat: Duration::from_secs(60),
         spool_limit_bytes: 1 << 30,
         compression: Compression::Level(1),
         threads: 0,
     };
     let (mut filler, _uploader) = Shipper::open_on(config, vault)?.split();
-    let (last, begun) = (Seq((data.len() / RECORD) as u64), clock::mono());
+    let mut lane = ring.producer(0);
+    // The first pass touches the memory of the ring for the first time, which a shipper does once in its life.
+    fill_and_ship(&mut lane, &ring, &mut filler, data)?;
+    let took = fill_and_ship(&mut lane, &ring, &mut filler, data)?;
+    drop(filler);
+    std::fs::remove_dir_all(dir)?;
+    Ok(took)
+}
+
+/// Fills the ring; then seconds until all of it is sealed and in the spool.
+fn fill_and_ship(lane: &mut Producer, ring: &Ring, filler: &mut Filler, data: &[u8]) -> Result<f64> {
+    for (n, payload) in data.chunks_exact(RECORD).enumerate() {
+        let mut slot = lane.reserve(RECORD as u32).ok_or_else(|| anyhow::anyhow!("the ring is too small"))?;
+        slot.payload_mut().copy_from_slice(payload);
+        // Scattered, and every place once.
+        let offset = (n * 7919 % (DISK_BYTES as usize / RECORD) * RECORD) as u64;
+        let (op, flags, disk, len) = (Op::Write, RecordFlags::NONE, DiskIndex(0), RECORD as u64);
+        lane.sequence(&mut [(&mut slot, Draft { time: clock::wall(), disk, op, flags, offset, len })]);
+        slot.commit();
+    }
+    let (last, begun) = (Seq(ring.next_seq().0 - 1), clock::mono());
     let (took, ()) = seconds(|| {
         while ring.read_seq() <= last {
-            let pause = filler.step(true)?;
-            ensure!(pause != Pause::Done || ring.read_seq() > last, "it ended before all was shipped");
+            filler.step(false)?;
             ensure!(clock::mono().duration_since(begun) < Duration::from_secs(60), "it does not end");
         }
         Ok(())
     })?;
-    drop(filler);
-    std::fs::remove_dir_all(dir)?;
     Ok(took)
 }
