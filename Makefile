@@ -2,7 +2,8 @@
 #
 #   make demo      watch a disk being protected, on this machine, in under a minute
 #   make test      everything that must hold; installs what it needs and is missing (and says what)
-#   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then micro benchmarks; builds for minutes
+#   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then each stage by itself (STAGES="--only replay"),
+#                  then micro benchmarks; builds for minutes, and takes 30 GB of disk while it runs
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
 #   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more
@@ -17,8 +18,9 @@ CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2
 
-# For the comparison with peers: --rounds, --seconds, --dir, --results.
+# For the comparison with peers: --rounds, --seconds, --dir, --results. For the stages: --rounds, --only, --dir, --results.
 PEERS ?=
+STAGES ?=
 
 .PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
 
@@ -45,6 +47,7 @@ deps:
 bench: deps
 	$(CARGO) build --release --locked --package farshore --package farshore-benches --bins
 	target/release/peers $(PEERS)
+	target/release/stages $(STAGES)
 	$(CARGO) bench --locked --package farshore-benches
 
 lint:

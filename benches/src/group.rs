@@ -97,14 +97,11 @@ impl Group {
         format!("nbd+unix:///vda?socket={}", self.path("sock").display())
     }
 
-    /// What `farshore status` says of it, of both sites where `target` is one's folder.
+    /// What `farshore status` says of it.
     #[must_use]
-    pub fn status(&self, target: Option<&Path>) -> Option<Value> {
+    pub fn status(&self) -> Option<Value> {
         let mut status = Command::new(ours("farshore").ok()?);
         status.arg("status").arg(self.config()).arg("--json");
-        if let Some(target) = target {
-            status.arg("--target").arg(target);
-        }
         let groups: Value = serde_json::from_slice(&status.output().ok()?.stdout).ok()?;
         Some(groups[0].clone())
     }

@@ -11,6 +11,8 @@ use nix::sys::signal::{SigSet, Signal};
 
 /// How often a waiting verb looks at the flag.
 pub const POLL: Duration = Duration::from_millis(50);
+/// As [`POLL`], for what runs for months: each look wakes a core of the host.
+pub const LONG_POLL: Duration = Duration::from_millis(250);
 
 /// What a shell reports for a program that SIGINT ended.
 const EXIT_ON_SECOND_SIGNAL: i32 = 130;
@@ -50,6 +52,6 @@ fn on(wanted: &[Signal]) -> Result<Arc<AtomicBool>> {
 /// Waits until the flag is set, or `going` says no.
 pub fn wait_while(stop: &AtomicBool, mut going: impl FnMut() -> bool) {
     while !stop.load(Ordering::Acquire) && going() {
-        clock::sleep(POLL);
+        clock::sleep(LONG_POLL);
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use farshore_changelog::clock;
 
-use crate::stop::POLL;
+use crate::stop::{LONG_POLL, POLL};
 
 /// First pause before a dead shipper is started again: short, because the ring fills up meanwhile.
-const RESTART_PAUSE: Duration = Duration::from_millis(200);
+const RESTART_PAUSE: Duration = Duration::from_millis(50);
 /// So many deaths in a row are met with the first pause; it doubles with each that follows.
-const QUICK_RESTARTS: u32 = 10;
+const QUICK_RESTARTS: u32 = 12;
 /// Longest pause.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A shipper that lived this long has not "died in a row".
@@ -66,7 +66,7 @@ impl ShipperChild {
             }
             while !stop.load(Ordering::Acquire) {
                 match self.child.as_mut().map(Child::try_wait) {
-                    Some(Ok(None)) => clock::sleep(POLL),
+                    Some(Ok(None)) => clock::sleep(LONG_POLL),
                     Some(Ok(Some(status))) => {
                         tracing::warn!("the shipper ended ({status}); it is started again");
                         break;

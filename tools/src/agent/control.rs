@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (no descriptor or memory left).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How often the listener looks whether it is to stop.
-const ACCEPT_POLL_MS: u16 = 100;
+const ACCEPT_POLL_MS: u16 = 500;
 
 /// What can be asked of an agent.
 #[derive(Debug, Encode, Decode)]

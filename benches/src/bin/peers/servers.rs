@@ -178,7 +178,7 @@ impl Site {
 
     /// What the shipping group says of itself.
     fn status(&self) -> Option<Value> {
-        Some(Group::at(&self.dir, Server::Shipping.file()).status(None)?["source"].clone())
+        Some(Group::at(&self.dir, Server::Shipping.file()).status()?["source"].clone())
     }
 
     fn expect_alive(&mut self, server: Server) -> Result<()> {
