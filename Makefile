@@ -3,7 +3,8 @@
 #   make demo      watch a disk being protected, on this machine, in under a minute
 #   make test      everything that must hold; installs what it needs and is missing (and says what)
 #   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then each stage by itself (STAGES="--only replay"),
-#                  then micro benchmarks; builds for minutes, and takes 30 GB of disk while it runs
+#                  then micro benchmarks; builds for minutes, wants root
+#                  (it drops the page cache) and takes 30 GB of disk while it runs
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
 #   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more

@@ -15,24 +15,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::clock;
-use farshore_changelog::ids::Seq;
 use farshore_changelog::ring::{Consumer, Ring};
-use farshore_vault::retry::Backoff;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::batch::{Decision, Limits, POLL};
 use crate::error::ShipError;
 use crate::opening::Opening;
+use crate::patience::{Drain, FIRST_RETRY, Retry};
 use crate::sealer::Sealer;
 use crate::spool::{Spool, Spooled};
 use crate::uploader::{Progress, Queued};
 use crate::voice::{Half, Trouble, Voice};
 
-/// How long a shipper that was told to stop goes on to empty the ring, and then the spool.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(8);
-/// How long it waits, within that, for operations that have their place in the order and are not finished, and for a spool that
-/// cannot be used.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// Pause between two looks while it ends.
 pub(crate) const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// Pause between two looks at a ring into which records come: so long the bell is not armed, and the guest's requests pay for no
@@ -40,10 +34,6 @@ pub(crate) const SHORT_PAUSE: Duration = Duration::from_millis(10);
 const GATHER: Duration = Duration::from_millis(1);
 /// Pause between two looks at a spool that is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// First wait after the spool did not take a segment, or was not what it should be.
-pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
-/// Longest wait: how late, at most, it is noticed that it can be used again.
-pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// A spool that was at its limit counts as full until this part of the limit is free.
 const FREE_AGAIN: u64 = 4;
 /// The shipper's sign of life in the ring is renewed this often.
@@ -258,7 +248,8 @@ impl Shared {
         let pause = match decision {
             // The segment before it is on its way.
             Decision::Seal => Pause::Stored(POLL),
-            Decision::Wait(_) if sealer.is_closed() => Pause::Stored(GATHER),
+            Decision::Wait(_) if sealer.is_closed() && comes => Pause::Stored(GATHER),
+            Decision::Wait(_) if sealer.is_closed() => Pause::Stored(SHORT_PAUSE),
             Decision::Wait(_) if drain.is_some() => Pause::Time(SHORT_PAUSE),
             Decision::Wait(time) if emptied && comes => Pause::Time(time.min(GATHER)),
             Decision::Wait(time) if emptied => Pause::Ring(time),
@@ -365,58 +356,4 @@ impl Shared {
 struct AtLimit {
     bytes: u64,
     limit: u64,
-}
-
-/// When something that failed is tried again.
-struct Retry {
-    backoff: Backoff,
-    due: Option<Instant>,
-}
-
-impl Retry {
-    fn new() -> Self {
-        Self { backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY), due: None }
-    }
-
-    /// Time until it is due; `None` when it is.
-    fn left(&self) -> Option<Duration> {
-        let now = clock::mono();
-        self.due.filter(|due| *due > now).map(|due| due - now)
-    }
-
-    /// It failed, again or for the first time. Gives the wait.
-    fn failed(&mut self) -> Duration {
-        let wait = self.backoff.next_wait();
-        self.due = Some(clock::mono() + wait);
-        wait
-    }
-
-    fn worked(&mut self) {
-        self.backoff.reset();
-        self.due = None;
-    }
-}
-
-/// How far a shipper goes that is about to end.
-struct Drain {
-    /// Everything that had its place in the order then.
-    until: Seq,
-    end: Instant,
-    moved: Instant,
-}
-
-impl Drain {
-    fn new(next_seq: Seq) -> Self {
-        let now = clock::mono();
-        Self { until: Seq(next_seq.0 - 1), end: now + DRAIN_MAX, moved: now }
-    }
-
-    fn moved(&mut self) {
-        self.moved = clock::mono();
-    }
-
-    fn is_over(&self, sealed: Seq) -> bool {
-        let now = clock::mono();
-        sealed >= self.until || now.duration_since(self.moved) >= SETTLE_MAX || now >= self.end
-    }
 }

@@ -10,6 +10,7 @@
 //! - [`filler`]: the half of the main thread, step by step: takes, decides, seals, releases
 //!   - `opening`: its first stage: proves what lies in the spool
 //!   - [`restart`]: what a shipper finds when it starts, and where it goes on (pure)
+//!   - `patience`: how long it goes on with what does not work
 //!   - [`fold`]: which bytes of a run of records survive (pure)
 //!   - [`batch`]: when a segment is sealed (pure)
 //!   - [`sealer`]: the segment in the making and the chain it continues
@@ -41,6 +42,7 @@ pub mod fold;
 pub mod level;
 mod looks;
 mod opening;
+mod patience;
 pub mod requests;
 pub mod restart;
 pub mod sealer;

@@ -13,8 +13,8 @@ use farshore_vault::retry::Backoff;
 use tokio::sync::Notify;
 
 use crate::error::ShipError;
-use crate::filler::{FIRST_RETRY, LONGEST_RETRY};
 use crate::looks::Looks;
+use crate::patience::{FIRST_RETRY, LONGEST_RETRY};
 use crate::spool::Spooled;
 use crate::state::Fenced;
 use crate::uploads::{Uploaded, Uploads};

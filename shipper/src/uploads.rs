@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::door::Door;
 use crate::epoch::{self, Opening};
 use crate::error::ShipError;
-use crate::filler::{FIRST_RETRY, LONGEST_RETRY};
+use crate::patience::{FIRST_RETRY, LONGEST_RETRY};
 use crate::spool::{Spool, Spooled};
 use crate::state::{SourceEpoch, SourceState, Watermark};
 use crate::uploader::{Progress, Queued};

@@ -12,4 +12,5 @@ mod sealing;
 mod shipping;
 mod simulated;
 mod spool_trouble;
+mod threads;
 mod world;

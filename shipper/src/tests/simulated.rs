@@ -16,7 +16,7 @@ use farshore_changelog::units::UnixMicros;
 use tokio::runtime::Runtime;
 
 use super::world::World;
-use crate::filler::DRAIN_MAX;
+use crate::patience::DRAIN_MAX;
 use crate::{Pause, ShipError, Shipper};
 
 /// 2026-01-01T00:00:00Z.
