@@ -155,6 +155,12 @@ pub fn simulate(medium: Rc<dyn Medium>) -> Simulation {
     Simulation { _thread: PhantomData }
 }
 
+/// Whether this thread has a simulated medium. What other threads do would pass it by, so nothing is handed to them then.
+#[must_use]
+pub fn is_simulated() -> bool {
+    SIMULATED.with_borrow(Option::is_some)
+}
+
 fn with<T>(act: impl FnOnce(&dyn Medium) -> T) -> T {
     // Cloned, so that a simulated medium may unwind, or do real work itself.
     match SIMULATED.with_borrow(Clone::clone) {

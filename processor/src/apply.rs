@@ -6,6 +6,7 @@
 //!
 //! A batch runs as [`Step`]s, one at a time, so that a test can stop after each and open the target again. What a batch saves
 //! may be more than one undo segment (a trim of a large range): all of them are durable before the first image is changed.
+//! The batch before is settled ([`crate::settle`]) when the first of them is ready, and before it is appended.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -20,7 +21,7 @@ use crate::compare::batch::Compare;
 use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::points::{POINTS_MAX, Point, PointKind};
-use crate::position::ReplayPosition;
+use crate::position::{HashesDue, ReplayPosition};
 use crate::replay::Replay;
 use crate::undo::plan::{self, Write};
 
@@ -36,6 +37,10 @@ const UNDO_ZSTD_LEVEL: i32 = -5;
 /// What was done, or is done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Old content is read, as much as one undo segment takes.
+    ReadOld,
+    /// The batch before counts.
+    Settle,
     /// One undo segment is appended.
     SaveUndo,
     /// The journal is made durable.
@@ -65,6 +70,8 @@ pub struct BatchRun<'a> {
     /// Raw blocks with the payload of the batch.
     blocks: BTreeMap<u32, Vec<u8>>,
     saves: VecDeque<(DiskIndex, ByteRange)>,
+    /// Old content that was read and not appended.
+    part: Option<SegmentWriter>,
     appended: bool,
     unpublished: bool,
     writes: VecDeque<(DiskIndex, Write)>,
@@ -87,6 +94,13 @@ impl<'a> BatchRun<'a> {
                 "{payload} bytes of payload in one batch, at most {BATCH_PAYLOAD_MAX_BYTES} are replayed"
             ));
         }
+        let (mut saves, mut writes) = (VecDeque::new(), VecDeque::new());
+        for disk in plan::plan(records) {
+            saves.extend(disk.saves.into_iter().map(|range| (disk.disk, range)));
+            writes.extend(disk.writes.into_iter().map(|write| (disk.disk, write)));
+        }
+        // Many at a time, while the blocks are opened: of a cold image each read would wait for the disk.
+        announce(&mut replay.images, &saves);
         let open = |block: u32| segment.open_block(block).map_err(|e| e.to_string());
         let blocks = plan::blocks(records).into_iter().map(|block| Ok((block, open(block)?)));
         let blocks = blocks.collect::<Result<BTreeMap<_, _>, String>>()?;
@@ -100,11 +114,6 @@ impl<'a> BatchRun<'a> {
             Some(CutPoint::Periodic) => Some(PointKind::Periodic),
             Some(CutPoint::Mark) => Some(PointKind::Mark(mark.ok_or("a point at a mark, and no mark")?)),
         };
-        let (mut saves, mut writes) = (VecDeque::new(), VecDeque::new());
-        for disk in plan::plan(records) {
-            saves.extend(disk.saves.into_iter().map(|range| (disk.disk, range)));
-            writes.extend(disk.writes.into_iter().map(|write| (disk.disk, write)));
-        }
         let unpublished = !saves.is_empty();
         Ok(Self {
             replay,
@@ -112,6 +121,7 @@ impl<'a> BatchRun<'a> {
             batch,
             blocks,
             saves,
+            part: None,
             appended: false,
             unpublished,
             writes,
@@ -127,7 +137,11 @@ impl<'a> BatchRun<'a> {
     pub fn next_step(&self) -> Option<Step> {
         if self.done {
             None
-        } else if !self.saves.is_empty() {
+        } else if self.part.is_none() && !self.saves.is_empty() {
+            Some(Step::ReadOld)
+        } else if self.replay.is_unsettled() {
+            Some(Step::Settle)
+        } else if self.part.is_some() {
             Some(Step::SaveUndo)
         } else if self.appended {
             Some(Step::SyncUndo)
@@ -155,6 +169,8 @@ impl<'a> BatchRun<'a> {
     pub fn step(&mut self) -> Result<Option<Step>, TargetError> {
         let Some(step) = self.next_step() else { return Ok(None) };
         match step {
+            Step::ReadOld => self.read_old()?,
+            Step::Settle => self.replay.settle()?,
             Step::SaveUndo => self.save_undo()?,
             Step::SyncUndo => {
                 self.replay.journal.sync()?;
@@ -194,11 +210,29 @@ impl<'a> BatchRun<'a> {
         Ok(())
     }
 
+    /// All steps up to where the batch may be left; then it is.
+    ///
+    /// # Errors
+    /// As [`BatchRun::step`].
+    pub fn run_ahead(mut self) -> Result<(), TargetError> {
+        while !self.leave() && self.step()?.is_some() {}
+        Ok(())
+    }
+
+    /// Leaves the rest for [`Replay::settle`], once its images only need to be made durable. What must count before anything else
+    /// is looked at cannot be left.
+    pub fn leave(&mut self) -> bool {
+        let may = self.next_step() == Some(Step::SyncImage) && self.compare.is_none() && self.point.is_none();
+        let after = Some(self.position_after()).filter(|after| may && after.hashes == HashesDue::No);
+        self.done |= after.is_some();
+        after.map(|after| self.replay.leave_unsettled(after)).is_some()
+    }
+
     /// The position that counts once the batch does; right about `undo_end` once everything is saved.
     fn position_after(&self) -> ReplayPosition {
         let index = self.segment.index();
         let (undo_end, last_undo) = (self.replay.journal.end(), Some(self.replay.journal.last()));
-        let before = self.replay.position();
+        let before = self.replay.applied();
         let after = position_after(before, index.head(), index.hash(), self.batch, self.records(), undo_end);
         ReplayPosition { last_undo, ..after }
     }
@@ -209,11 +243,10 @@ impl<'a> BatchRun<'a> {
 
     /// Time of the position after the batch.
     fn time_after(&self) -> UnixMicros {
-        self.replay.position().time.max(self.batch.end_time)
+        self.replay.applied().time.max(self.batch.end_time)
     }
 
-    /// Reads old content, as much as one undo segment takes, and appends it.
-    fn save_undo(&mut self) -> Result<(), TargetError> {
+    fn read_old(&mut self) -> Result<(), TargetError> {
         let mut part = match &self.replay.pool {
             None => SegmentWriter::new(Kind::Undo, Some(UNDO_ZSTD_LEVEL)),
             Some(pool) => SegmentWriter::with_press(Kind::Undo, UNDO_ZSTD_LEVEL, pool.press()),
@@ -235,11 +268,17 @@ impl<'a> BatchRun<'a> {
                 self.saves.pop_front();
             }
         }
+        self.part = Some(part);
+        Ok(())
+    }
+
+    fn save_undo(&mut self) -> Result<(), TargetError> {
+        let Some(part) = self.part.take() else { return Ok(()) };
         let consistent = self.saves.is_empty() && {
             let after = self.position_after();
             after.consistent.position == after.position()
         };
-        let position = self.replay.position();
+        let (position, seq) = (self.replay.position(), self.batch.end_seq);
         let (epoch, first_seq): (_, Seq) = (position.epoch, position.seq.next());
         self.replay.journal.append(part, epoch, first_seq, seq, consistent)?;
         self.appended = true;
@@ -284,14 +323,14 @@ impl<'a> BatchRun<'a> {
     }
 }
 
-/// Applies `batch` of `segment`.
+/// Applies `batch` of `segment`; it counts after [`Replay::settle`].
 ///
 /// # Errors
 /// [`GroupError::Damaged`] naming `key` when the segment's bytes cannot be used (nothing was written then); else that of
 /// the target's files.
 pub fn apply(replay: &mut Replay, segment: &Segment, batch: &Batch, key: &str) -> Result<(), GroupError> {
     let run = BatchRun::new(replay, segment, batch).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
-    let done = run.run();
+    let done = run.run_ahead();
     if done.is_err() {
         replay.give_back();
     }
@@ -305,6 +344,19 @@ fn mark_name(raw: &[u8], entry: &IndexRecord) -> Result<String, String> {
 
 pub(crate) fn image_of(images: &mut [Image], disk: DiskIndex) -> &mut Image {
     images.get_mut(usize::from(disk.0)).expect("chain::fits proved that the disk is one of the epoch's")
+}
+
+/// Says to the images what of them is read first, no more than one undo segment takes.
+fn announce(images: &mut [Image], saves: &VecDeque<(DiskIndex, ByteRange)>) {
+    let mut left = UNDO_PART_BYTES;
+    for (disk, range) in saves {
+        let end = range.end.min(range.start + left);
+        image_of(images, *disk).will_read(ByteRange { start: range.start, end });
+        left -= end - range.start;
+        if left == 0 {
+            break;
+        }
+    }
 }
 
 /// The first stretch of `range` that becomes one undo record: whole sectors, and no more data than a record holds.

@@ -10,7 +10,7 @@ use crate::testing::disk::{Disk, Fails};
 fn apply_all(replay: &mut Replay, segments: &[Segment]) -> Result<(), GroupError> {
     for segment in segments {
         let head = segment.index().head();
-        let at = replay.position().clone();
+        let at = replay.applied().clone();
         if head.number < at.number || (head.number == at.number && at.seq == at.chain_seq) {
             continue;
         }
@@ -18,7 +18,7 @@ fn apply_all(replay: &mut Replay, segments: &[Segment]) -> Result<(), GroupError
             apply(replay, segment, &batch, "a segment")?;
         }
     }
-    Ok(())
+    Ok(replay.settle()?)
 }
 
 /// Opens the target and applies what is left.

@@ -100,6 +100,13 @@ impl Fetcher {
         self.io.block_on(work)
     }
 
+    /// Whether [`Fetcher::next`] would give segment `number` of `epoch`, or an error, at once.
+    #[must_use]
+    pub fn has(&self, epoch: Epoch, number: SegmentNo) -> bool {
+        let wanted = self.flights.iter().find(|flight| (flight.epoch, flight.number) == (epoch, number));
+        wanted.is_some_and(|flight| flight.task.is_finished())
+    }
+
     /// Segment `number` of `epoch`, which usually is under way already; the ones after it are asked for.
     ///
     /// # Errors

@@ -179,6 +179,13 @@ impl Image {
         self.file.read_exact_at(buf, offset).map_err(TargetError::io("read", &self.path))
     }
 
+    /// Has the kernel begin to read what is not cached of `range`. Nothing depends on it, so an error is none.
+    pub fn will_read(&self, range: ByteRange) {
+        if let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.len())) {
+            let _ = posix_fadvise(&self.file, start, len, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        }
+    }
+
     /// The first stretch of `range`, which is not empty, and whether it is a hole. Where nobody can say it is data.
     ///
     /// # Errors
@@ -254,7 +261,24 @@ impl Image {
         if !self.dirty {
             return Ok(());
         }
-        medium::sync_data(&self.file).map_err(|e| {
+        self.synced(medium::sync_data(&self.file))
+    }
+
+    /// The open file, for whoever makes it durable meanwhile; what came of that is for [`Image::synced`]. Nothing may be written
+    /// before.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub(crate) fn another_handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// What an fdatasync of all that was written has given.
+    ///
+    /// # Errors
+    /// As [`Image::sync`].
+    pub(crate) fn synced(&mut self, done: io::Result<()>) -> Result<(), TargetError> {
+        done.map_err(|e| {
             self.failed = true;
             TargetError::io("fdatasync", &self.path)(e)
         })?;

@@ -7,7 +7,8 @@
 //!   is gone, [`comeback`] when a group that stopped is tried again
 //! - [`batch`]: pure: where a segment is cut into batches, and what the position is after each
 //! - [`replay`]: an open target; [`apply`] takes one batch into it, step by step: undo, images, catalogue, position;
-//!   [`rollback`] opens it again and undoes what a crash left half done
+//!   [`settle`]: the next one is prepared while its images become durable; [`rollback`] opens it again and undoes what a crash
+//!   left half done
 //! - [`retention`]: which points go, and then what only they needed, at the target and ([`vault_retention`]) in the vault
 //! - [`status`]: what a group's processor says to the command line
 //!
@@ -48,6 +49,7 @@ pub mod replay;
 pub mod resolve;
 pub mod retention;
 pub mod rollback;
+pub mod settle;
 pub mod status;
 pub mod stop;
 pub mod target;

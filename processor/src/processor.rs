@@ -188,7 +188,8 @@ impl Processor {
         };
         std::thread::scope(|scope| {
             for _ in 0..WORKERS_MAX {
-                scope.spawn(|| self.worker(&board, stop, once));
+                let thread = std::thread::Builder::new().name("replay".to_owned());
+                thread.spawn_scoped(scope, || self.worker(&board, stop, once)).expect("the system starts threads");
             }
         });
         let mut state = board.state.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,7 @@ use crate::image::Image;
 use crate::lease;
 use crate::points::{self, Point};
 use crate::position::{HashesDue, PositionFile, ReplayPosition};
+use crate::settle::Unsettled;
 use crate::target::{DiskTable, GroupDir, Origin, TargetDisk};
 use crate::undo::journal::Journal;
 use crate::undo::published::Publisher;
@@ -44,8 +45,10 @@ pub struct Replay {
     pub(crate) points: Vec<Point>,
     /// What was compared with the source.
     pub(crate) comparison: Comparison,
-    /// Who compresses the journal; `None`: whoever applies.
+    /// Who compresses the journal; `None`: whoever applies, and it starts no threads either.
     pub(crate) pool: Option<Arc<PressPool>>,
+    /// The last batch, while its images become durable.
+    pub(crate) unsettled: Option<Unsettled>,
     /// The catalogue was written since the target was opened.
     pub(crate) points_are_durable: bool,
 }
@@ -96,16 +99,17 @@ impl Replay {
             points: Vec::new(),
             comparison: Comparison::default(),
             pool: None,
+            unsettled: None,
             points_are_durable: false,
         })
     }
 
-    /// Has the journal compressed by the threads of `pool`.
+    /// Has the journal compressed by the threads of `pool`, and images made durable by a thread of their own.
     pub fn compress_with(&mut self, pool: Option<Arc<PressPool>>) {
         self.pool = pool;
     }
 
-    /// Where replay stands.
+    /// Where replay stands, durably.
     #[must_use]
     pub fn position(&self) -> &ReplayPosition {
         self.position.current()
@@ -134,6 +138,7 @@ impl Replay {
     /// # Errors
     /// [`TargetError::Io`].
     pub fn hashes_are_done(&mut self) -> Result<(), TargetError> {
+        self.settle()?;
         let before = self.position().clone();
         self.position.advance(ReplayPosition { hashes: HashesDue::No, ..before })
     }
@@ -165,6 +170,7 @@ impl Replay {
     /// # Errors
     /// [`GroupError::Refused`] when the disks changed in another way; [`GroupError`] of the target's files.
     pub fn turn(&mut self, next: &EpochObject, hash: Hash) -> Result<(), GroupError> {
+        self.settle()?;
         self.take_disks(next)?;
         let resync = self.position().resync;
         Ok(self.advance_to(next, hash, resync)?)
@@ -177,6 +183,7 @@ impl Replay {
     /// # Errors
     /// As [`Replay::turn`].
     pub fn leave(&mut self, next: &EpochObject, hash: Hash) -> Result<(), GroupError> {
+        self.settle()?;
         self.take_disks(next)?;
         // A batch that was rolled back stays in the journal and bears a position that was never reached. It would be applied
         // again in the ordinary course, and a later batch says so; here an empty one does.

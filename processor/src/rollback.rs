@@ -99,6 +99,7 @@ impl Replay {
             points,
             comparison,
             pool: None,
+            unsettled: None,
             points_are_durable: stray,
         }))
     }

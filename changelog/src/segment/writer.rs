@@ -1,5 +1,7 @@
 //! Records in, one sealed object out.
 
+use std::fmt;
+
 use super::codec::bound_bytes;
 use super::error::limit;
 use super::footer::{Footer, index_raw_len};
@@ -40,6 +42,13 @@ pub struct SegmentWriter {
     /// The payloads of the block that is not closed yet.
     open_block: Vec<u8>,
     payload_bytes: u64,
+}
+
+impl fmt::Debug for SegmentWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, records, payload_bytes) = (self.kind, self.records.len(), self.payload_bytes);
+        write!(f, "SegmentWriter({kind:?}, {records} records, {payload_bytes} bytes)")
+    }
 }
 
 impl SegmentWriter {

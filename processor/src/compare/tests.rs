@@ -44,6 +44,7 @@ impl Target {
         let (head, records) = (segment.index().head(), segment.index().records());
         for batch in batch::cut(head, records, &replay.position().clone(), INTERVAL) {
             apply(replay, segment, &batch, "a segment").unwrap();
+            replay.settle().unwrap();
         }
         assert_eq!(Comparison::read(&self.dir).unwrap(), replay.comparison, "what is said is durable");
         &self.replay.as_ref().unwrap().comparison

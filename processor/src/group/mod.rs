@@ -249,7 +249,10 @@ impl GroupTask {
             return Ok(Turn::CaughtUp);
         }
         self.make_room()?;
-        let turn = self.advance(stop)?;
+        let turn = self.advance(stop);
+        // Also before an error of what comes next: what was applied need not be applied again.
+        self.settle()?;
+        let turn = turn?;
         self.retain()?;
         self.scrub();
         Ok(turn)
@@ -265,9 +268,12 @@ impl GroupTask {
                 return Ok(Turn::More);
             }
             let Some(replay) = &self.replay else { return Ok(Turn::CaughtUp) };
-            let expected = chain::expected(replay.position());
+            let expected = chain::expected(replay.applied());
             if self.goal.is_some_and(|goal| (expected.epoch, expected.number) > goal) {
                 return Ok(Turn::CaughtUp);
+            }
+            if !self.fetcher.has(expected.epoch, expected.number) {
+                self.settle()?;
             }
             match self.fetcher.next(expected.epoch, expected.number, stop)? {
                 Asked::Here(fetched) => self.take(&expected, fetched)?,
@@ -275,6 +281,11 @@ impl GroupTask {
                 Asked::Missing => return self.missing(&expected),
             }
         }
+    }
+
+    /// What was applied counts.
+    fn settle(&mut self) -> Result<(), GroupError> {
+        self.replay.as_mut().map_or(Ok(()), |replay| Ok(replay.settle()?))
     }
 
     /// The open target; `None` while the group has no epoch yet.
@@ -318,7 +329,7 @@ impl GroupTask {
         replay.compress_with(self.pool.clone());
         let (head, records) = (segment.index().head(), segment.index().records());
         chain::fits(records, replay.disks()).map_err(|what| GroupError::Damaged { at: key.to_owned(), what })?;
-        for batch in batch::cut(head, records, replay.position(), self.config.point_interval) {
+        for batch in batch::cut(head, records, replay.applied(), self.config.point_interval) {
             apply(replay, segment, &batch, key)?;
             if replay.position().hashes != HashesDue::No {
                 return Ok(()); // the rest of the segment comes after the images were hashed

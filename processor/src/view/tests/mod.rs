@@ -334,6 +334,7 @@ fn a_seq_inside_a_resync_gives_the_position_before_it() {
                 std::time::Duration::from_secs(60),
             ) {
                 crate::apply::apply(&mut replay, &segment, &batch, "key").unwrap();
+                replay.settle().unwrap();
             }
         }
         let newest = replay.position().position();
