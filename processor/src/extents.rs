@@ -43,17 +43,23 @@ impl<T: Cut> Extents<T> {
         if range.is_empty() {
             return;
         }
-        self.cut_at(range.start);
-        self.cut_at(range.end);
-        let covered: Vec<u64> = self.map.range(range.start..range.end).map(|(start, _)| *start).collect();
-        for start in covered {
-            self.map.remove(&start);
+        if self.touches(range) {
+            self.cut_at(range.start);
+            self.cut_at(range.end);
+            let covered: Vec<u64> = self.map.range(range.start..range.end).map(|(start, _)| *start).collect();
+            for start in covered {
+                self.map.remove(&start);
+            }
         }
         self.map.insert(range.start, (range.end, content));
     }
 
     /// Puts `content` at those bytes of `range` that nothing covers yet.
     pub fn fill(&mut self, range: ByteRange, content: &T) {
+        if !range.is_empty() && !self.touches(range) {
+            self.map.insert(range.start, (range.end, content.clone()));
+            return;
+        }
         let gaps: Vec<ByteRange> =
             self.pieces(range).into_iter().filter(|(_, held)| held.is_none()).map(|(gap, _)| gap).collect();
         for gap in gaps {
@@ -100,6 +106,11 @@ impl<T: Cut> Extents<T> {
             }
         }
         joined
+    }
+
+    /// Whether anything of `range` is covered. Of most ranges nothing is, and this is one search.
+    fn touches(&self, range: ByteRange) -> bool {
+        self.map.range(..range.end).next_back().is_some_and(|(_, (end, _))| *end > range.start)
     }
 
     /// Splits the range that `at` lies inside of.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::mpsc;
 
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskIndex, GroupName};
 use farshore_changelog::op::Op;
@@ -16,6 +17,8 @@ use crate::extents::{Cut, Extents};
 
 /// Batches whose indices are kept for reading blocks of them.
 const CACHED_BATCHES: usize = 64;
+/// Batches that were read before they are taken in.
+const AHEAD_BATCHES: usize = 16;
 /// Decoded blocks that are kept, each at most 1.25 MiB.
 const CACHED_BLOCKS: usize = 16;
 
@@ -72,6 +75,7 @@ impl UndoIndex {
         let disks = std::iter::repeat_with(Extents::default).take(DISKS_PER_GROUP_MAX).collect();
         let mut index = Self { reader, from, scanned: from, disks, batches: VecDeque::new(), blocks: VecDeque::new() };
         let published = super::published::read(&undo.join("published"))?.unwrap_or(0);
+        index.scan_ahead(published)?;
         index.refresh(published)?;
         // Beyond what was published (it is lost with the power): a whole batch says the truth, anything else never changed
         // an image, and replay cuts it off when it comes back and puts another one there.
@@ -115,9 +119,36 @@ impl UndoIndex {
         done
     }
 
+    /// Takes in batches up to `published`, which another thread reads meanwhile. It ends before the first that is not whole, or
+    /// cannot be read: what is to be said of that is for [`UndoIndex::refresh`].
+    fn scan_ahead(&mut self, published: u64) -> Result<(), TargetError> {
+        let mut reader = JournalReader::open(self.reader.undo(), self.reader.group().clone())?;
+        let (mut at, (batches, read)) = (self.scanned, mpsc::sync_channel(AHEAD_BATCHES));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while at < published
+                    && let Ok(Found::Batch(index)) = reader.batch_at(at)
+                {
+                    at += index.total_len();
+                    if batches.send(index).is_err() {
+                        return;
+                    }
+                }
+            });
+            read.iter().for_each(|index| self.take_in(&index));
+        });
+        Ok(())
+    }
+
     /// Takes in the batch at `scanned`; `false` when there is no whole one.
     fn scan_one(&mut self) -> Result<bool, TargetError> {
         let Found::Batch(index) = self.reader.batch_at(self.scanned)? else { return Ok(false) };
+        self.take_in(&index);
+        Ok(true)
+    }
+
+    /// Takes in `index`, that of the batch at `scanned`.
+    fn take_in(&mut self, index: &Index) {
         let batch = self.scanned;
         for entry in index.records() {
             let record = &entry.record;
@@ -141,7 +172,6 @@ impl UndoIndex {
             }
         }
         self.scanned += index.total_len();
-        Ok(true)
     }
 
     /// As [`UndoIndex::scan_one`] for a batch that nobody said to be durable: its blocks are proved too.

@@ -57,6 +57,12 @@ impl JournalReader {
         &self.undo
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+
     /// The journal offset of the oldest byte that was not pruned; `None` when there is no file.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {
