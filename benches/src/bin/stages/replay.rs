@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, SegmentNo};
 use farshore_processor::{Processor, ProcessorConfig};
@@ -24,19 +24,30 @@ const SMALL_BYTES: u64 = 256 << 20;
 const SMALL_RECORD: usize = 4096;
 
 pub fn measure(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
-    let (mut ratios, mut rates) = (Vec::new(), Vec::new());
+    let (mut ratios, mut rates, mut cold_rates) = (Vec::new(), Vec::new(), Vec::new());
+    let small_records = (SMALL_BYTES / SMALL_RECORD as u64) as f64;
     for round in 1..=rounds {
         let copied = copy(dir)?;
-        let large = replayed(dir, LARGE_BYTES, LARGE_RECORD)?;
-        let small = replayed(dir, SMALL_BYTES, SMALL_RECORD)?;
+        let large = replayed(dir, LARGE_BYTES, LARGE_RECORD, Cache::Warm)?;
+        let small = replayed(dir, SMALL_BYTES, SMALL_RECORD, Cache::Warm)?;
+        let cold = replayed(dir, SMALL_BYTES, SMALL_RECORD, Cache::Cold)?;
         let (dd, replay) = (LARGE_BYTES as f64 / copied / 1e6, LARGE_BYTES as f64 / large / 1e6);
         println!("round {round}/{rounds}: dd {dd:.0} MB/s, replay {replay:.0} MB/s");
         ratios.push(copied / large);
-        rates.push((SMALL_BYTES / SMALL_RECORD as u64) as f64 / small);
+        rates.push(small_records / small);
+        cold_rates.push(small_records / cold);
     }
     report.add("replay of 1 MiB records with undo, against `dd oflag=direct`", median(ratios), "×", "0.4, aim 0.7");
     report.add("random 4 KiB records replayed with undo", median(rates), "/s", "60,000, aim 150,000");
+    report.add("the same, and nothing of the image is in the page cache", median(cold_rates), "/s", "");
     Ok(())
+}
+
+/// What of the image, and of the vault, the page cache has when replay begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Warm,
+    Cold,
 }
 
 /// Seconds of `dd`, onto an image that holds data.
@@ -63,7 +74,7 @@ fn sync() -> Result<()> {
 }
 
 /// Seconds in which `bytes` in records of `record` bytes are replayed onto a disk that is full of other data.
-fn replayed(dir: &Path, bytes: u64, record: usize) -> Result<f64> {
+fn replayed(dir: &Path, bytes: u64, record: usize, cache: Cache) -> Result<f64> {
     let (vault_dir, target) = (dir.join("replay.vault"), dir.join("replay.target"));
     for old in [&vault_dir, &target] {
         if old.exists() {
@@ -106,6 +117,9 @@ fn replayed(dir: &Path, bytes: u64, record: usize) -> Result<f64> {
         put(&mut log, &offsets, &payload)?;
     }
     sync()?;
+    if cache == Cache::Cold {
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the page cache needs root")?;
+    }
     let (took, outcomes) = seconds(|| Ok(processor.run_once()?))?;
     let seq = outcomes.first().and_then(|outcome| outcome.status.position.as_ref());
     let expected = DISK_BYTES / (1 << 20) + bytes / record as u64;
