@@ -22,6 +22,7 @@ use crate::error::{GroupError, TargetError};
 use crate::image::Image;
 use crate::points::{POINTS_MAX, Point, PointKind};
 use crate::position::{HashesDue, ReplayPosition};
+use crate::prepare;
 use crate::replay::Replay;
 use crate::undo::plan::{self, Write};
 
@@ -100,10 +101,9 @@ impl<'a> BatchRun<'a> {
             writes.extend(disk.writes.into_iter().map(|write| (disk.disk, write)));
         }
         // Many at a time, while the blocks are opened: of a cold image each read would wait for the disk.
-        announce(&mut replay.images, &saves);
+        prepare::announce(&replay.images, &saves, UNDO_PART_BYTES);
         let open = |block: u32| segment.open_block(block).map_err(|e| e.to_string());
-        let blocks = plan::blocks(records).into_iter().map(|block| Ok((block, open(block)?)));
-        let blocks = blocks.collect::<Result<BTreeMap<_, _>, String>>()?;
+        let blocks = prepare::open_all(&plan::blocks(records), replay.pool.is_some(), &open)?;
         let mark = match records.last() {
             Some(last) if last.record.op == Op::Mark => Some(mark_name(&open(last.block)?, last)?),
             _ => None,
@@ -222,10 +222,16 @@ impl<'a> BatchRun<'a> {
     /// Leaves the rest for [`Replay::settle`], once its images only need to be made durable. What must count before anything else
     /// is looked at cannot be left.
     pub fn leave(&mut self) -> bool {
-        let may = self.next_step() == Some(Step::SyncImage) && self.compare.is_none() && self.point.is_none();
-        let after = Some(self.position_after()).filter(|after| may && after.hashes == HashesDue::No);
-        self.done |= after.is_some();
-        after.map(|after| self.replay.leave_unsettled(after)).is_some()
+        if self.next_step() != Some(Step::SyncImage) || self.compare.is_some() || self.point.is_some() {
+            return false;
+        }
+        let after = self.position_after();
+        if after.hashes != HashesDue::No {
+            return false;
+        }
+        self.replay.leave_unsettled(after);
+        self.done = true;
+        true
     }
 
     /// The position that counts once the batch does; right about `undo_end` once everything is saved.
@@ -344,19 +350,6 @@ fn mark_name(raw: &[u8], entry: &IndexRecord) -> Result<String, String> {
 
 pub(crate) fn image_of(images: &mut [Image], disk: DiskIndex) -> &mut Image {
     images.get_mut(usize::from(disk.0)).expect("chain::fits proved that the disk is one of the epoch's")
-}
-
-/// Says to the images what of them is read first, no more than one undo segment takes.
-fn announce(images: &mut [Image], saves: &VecDeque<(DiskIndex, ByteRange)>) {
-    let mut left = UNDO_PART_BYTES;
-    for (disk, range) in saves {
-        let end = range.end.min(range.start + left);
-        image_of(images, *disk).will_read(ByteRange { start: range.start, end });
-        left -= end - range.start;
-        if left == 0 {
-            break;
-        }
-    }
 }
 
 /// The first stretch of `range` that becomes one undo record: whole sectors, and no more data than a record holds.

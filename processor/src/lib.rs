@@ -44,6 +44,7 @@ pub mod lease;
 pub mod overlay;
 pub mod points;
 pub mod position;
+mod prepare;
 pub mod processor;
 pub mod replay;
 pub mod resolve;

@@ -1,5 +1,6 @@
 //! Blocks and index to stored bytes and back.
 
+use std::cell::RefCell;
 use std::io::{self, Cursor};
 
 use zstd::bulk::{Compressor, Decompressor};
@@ -58,6 +59,22 @@ impl Encoder {
     }
 }
 
+thread_local! {
+    /// Its memory is as large as a block, so it is not made for each of them.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// The outer error: there is no memory for it.
+fn decompress(stored: &[u8], raw: &mut Vec<u8>) -> io::Result<io::Result<usize>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new()?),
+        };
+        Ok(decompressor.decompress_to_buffer(stored, raw))
+    })
+}
+
 /// Decodes `stored` into exactly `raw_len` bytes, which the caller has held against a limit.
 pub(super) fn decode(codec: Codec, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, SegmentError> {
     let wrong_len = SegmentError::Damaged { what: "a block or the index does not have the length it claims" };
@@ -71,8 +88,7 @@ pub(super) fn decode(codec: Codec, stored: &[u8], raw_len: usize) -> Result<Vec<
             }
             let mut raw = Vec::with_capacity(raw_len);
             // A frame that holds more than there is room for fails here; the room is never grown.
-            Decompressor::new()?
-                .decompress_to_buffer(stored, &mut raw)
+            decompress(stored, &mut raw)?
                 .map_err(|_| SegmentError::Damaged { what: "a block or the index cannot be decompressed" })?;
             if raw.len() == raw_len { Ok(raw) } else { Err(wrong_len) }
         }

@@ -179,6 +179,11 @@ impl Index {
     /// When there is no such block.
     pub fn open_block(&self, block: u32, stored: &[u8]) -> Result<Vec<u8>, SegmentError> {
         self.verify_block(block, stored)?;
+        self.decode_block(block, stored)
+    }
+
+    /// Decodes the stored bytes of `block`, which were verified.
+    pub(super) fn decode_block(&self, block: u32, stored: &[u8]) -> Result<Vec<u8>, SegmentError> {
         decode(self.codec, stored, self.blocks[block as usize].raw_len as usize)
     }
 

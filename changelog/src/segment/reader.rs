@@ -46,7 +46,7 @@ impl Segment {
     /// # Panics
     /// When there is no such block.
     pub fn open_block(&self, block: u32) -> Result<Vec<u8>, SegmentError> {
-        self.index.open_block(block, self.stored(block))
+        self.index.decode_block(block, self.stored(block))
     }
 
     /// Calls `f` with each record and its payload (empty where it has none), in the order of the log. One block at a time is
