@@ -3,20 +3,25 @@
 //! epochs nor seals: the walk to an epoch's first seal begins above the watermark.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Position, SegmentNo, Seq};
 use farshore_changelog::segment::{Index, Kind, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::{GroupVault, VaultError};
 
 /// Segments removed in one go, so that a group is not kept from replaying for long.
-const DELETES_MAX: usize = 1000;
+pub const DELETES_MAX: usize = 1000;
 /// Numbers looked at from the end of an epoch for the newest watermark; what lies there are seals and dead segments.
 const WATERMARK_LOOKS_MAX: usize = 16;
 
 /// Heads remembered at most; one that was forgotten is read again.
 const KNOWN_MAX: usize = 200_000;
+/// The whole log is listed this often, and else only what came since: it has as many pages as a retention's time has thousands of
+/// segments, and nobody else adds or takes away below its end.
+const LISTED_AFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is remembered of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +37,32 @@ impl Known {
     }
 }
 
+/// What was listed of an epoch's log.
+#[derive(Debug)]
+struct Listed {
+    /// In order; those that were removed are not there.
+    numbers: Vec<SegmentNo>,
+    /// Up to here.
+    upto: SegmentNo,
+    /// When it was begun with nothing.
+    since: Instant,
+}
+
+impl Listed {
+    fn nothing() -> Self {
+        Self { numbers: Vec::new(), upto: SegmentNo(0), since: clock::mono() }
+    }
+
+    fn is_old(&self) -> bool {
+        clock::mono().duration_since(self.since) >= LISTED_AFRESH_EVERY
+    }
+}
+
 /// Prunes one group's log.
 #[derive(Debug)]
 pub struct LogPruner {
     vault: GroupVault,
+    listed: BTreeMap<Epoch, Listed>,
     /// Heads of segments that were applied or looked at; those that were removed are forgotten.
     known: BTreeMap<(Epoch, SegmentNo), Known>,
     /// Epochs below hold nothing that may be removed.
@@ -46,7 +73,7 @@ impl LogPruner {
     /// A pruner that knows nothing yet.
     #[must_use]
     pub fn new(vault: GroupVault) -> Self {
-        Self { vault, known: BTreeMap::new(), oldest: Epoch(1) }
+        Self { vault, listed: BTreeMap::new(), known: BTreeMap::new(), oldest: Epoch(1) }
     }
 
     /// Remembers a log segment that was applied.
@@ -71,9 +98,13 @@ impl LogPruner {
         let mut removed = 0;
         let mut epoch = self.oldest;
         while epoch <= needed.epoch && removed < DELETES_MAX {
-            let listed = self.vault.list_segments(epoch, SegmentNo(1)).await?;
-            let numbers: Vec<SegmentNo> = listed.into_iter().map(|(number, _)| number).collect();
-            let mut upto = self.watermark(epoch, &numbers).await?;
+            // After an error it is not put back, and the log is listed afresh.
+            let mut listed = self.listed.remove(&epoch).filter(|l| !l.is_old()).unwrap_or_else(Listed::nothing);
+            let came = self.vault.list_segments(epoch, listed.upto.next()).await?;
+            listed.upto = came.last().map_or(listed.upto, |(number, _)| *number);
+            listed.numbers.extend(came.into_iter().map(|(number, _)| number));
+            let numbers = &listed.numbers;
+            let mut upto = self.watermark(epoch, numbers).await?;
             if epoch == current.0 {
                 upto = upto.min(SegmentNo(current.1.0.saturating_sub(1)));
             }
@@ -82,11 +113,17 @@ impl LogPruner {
                 self.oldest = epoch.next();
             }
             let seq = if epoch == needed.epoch { needed.seq } else { Seq(u64::MAX) };
-            candidates = &candidates[..self.ended_by(epoch, candidates, seq, before).await?];
-            for number in candidates.iter().take(DELETES_MAX - removed) {
+            let (ended, all_there) = self.ended_by(epoch, candidates, seq, before).await?;
+            candidates = &candidates[..ended.min(DELETES_MAX - removed)];
+            for number in candidates {
                 self.vault.delete_segment(epoch, *number).await?;
                 self.known.remove(&(epoch, *number));
-                removed += 1;
+            }
+            let gone = candidates.len();
+            removed += gone;
+            if all_there && epoch >= self.oldest {
+                listed.numbers.drain(..gone);
+                self.listed.insert(epoch, listed);
             }
             epoch = epoch.next();
         }
@@ -111,23 +148,27 @@ impl LogPruner {
         Ok(self.head(epoch, number).await?.map(|known| known.created))
     }
 
-    /// How many of `numbers`, which are in order, end at or before `seq` and were sealed before `before`.
+    /// How many of `numbers`, which are in order, end at or before `seq` and were sealed before `before`; and whether all that were
+    /// asked for are there.
     async fn ended_by(
         &mut self,
         epoch: Epoch,
         numbers: &[SegmentNo],
         seq: Seq,
         before: UnixMicros,
-    ) -> Result<usize, VaultError> {
-        let (mut low, mut high) = (0, numbers.len());
+    ) -> Result<(usize, bool), VaultError> {
+        let (mut low, mut high, mut all_there) = (0, numbers.len(), true);
         while low < high {
             let middle = low + (high - low) / 2;
             match self.head(epoch, numbers[middle]).await? {
                 Some(known) if known.last_seq <= seq && known.created < before => low = middle + 1,
-                Some(_) | None => high = middle,
+                found => {
+                    all_there &= found.is_some();
+                    high = middle;
+                }
             }
         }
-        Ok(low)
+        Ok((low, all_there))
     }
 
     /// What the head of a log segment says; `None` for a seal, or for what cannot be read.
@@ -146,3 +187,7 @@ impl LogPruner {
         Ok(known.as_ref().map(Known::of))
     }
 }
+
+#[cfg(test)]
+#[path = "vault_retention_tests.rs"]
+mod tests;
