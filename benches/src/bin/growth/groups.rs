@@ -30,12 +30,12 @@ const DISK_BYTES: u64 = 64 << 20;
 const WRITTEN_BYTES: usize = 256 << 10;
 /// The heartbeat of a source, as its configuration has it unless it says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How long is measured: two heartbeats.
-const WINDOW: Duration = Duration::from_secs(20);
-/// Until what was begun at the start is over, such as proving the journal, and the groups count as idle.
-const SETTLE: Duration = Duration::from_secs(10);
+/// How long is measured.
+const WINDOW: Duration = Duration::from_secs(15);
+/// Until what was begun at the start is over, such as proving the journal, and the groups have been idle for long enough.
+const SETTLE: Duration = Duration::from_secs(20);
 /// New segments that are waited for, one after the other.
-const PROBES: usize = 5;
+const PROBES: usize = 3;
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The sources, as far as their vault sees them.
@@ -161,10 +161,10 @@ pub fn measure(dir: &Path) -> Result<Part> {
         let mut follow = Process::start(command, dir, "follow")?;
         wait("all groups are followed", || sources.all.iter().all(Source::is_applied))?;
         let opened = clock::mono().duration_since(begun).as_secs_f64();
-        clock::sleep(SETTLE);
         let stop = AtomicBool::new(false);
         let beating = std::thread::scope(|scope| {
             let beating = scope.spawn(|| sources.beat(&stop));
+            clock::sleep(SETTLE);
             let used = watched(&mut follow);
             stop.store(true, Ordering::Release);
             beating.join().map_err(|_| anyhow!("the heartbeats panicked"))??;
@@ -184,19 +184,19 @@ pub fn measure(dir: &Path) -> Result<Part> {
         part.add("until all groups were opened and their first segment applied", "s", size, opened);
         let lags = (0..PROBES).map(|n| sources.probe(n * count / PROBES)).collect::<Result<Vec<_>>>()?;
         part.add(
-            "until something new in one of them is applied, the longest of 5",
+            "until something new in one of them is applied, the longest of 3",
             "s",
             size,
             lags.iter().copied().fold(0.0, f64::max),
         );
-        part.add("the median of 5", "s", size, median(lags));
+        part.add("the median of 3", "s", size, median(lags));
     }
     part.draw(&[
         "processor, with heartbeats",
         "processor, silent",
         "requests to the vault, silent",
         "memory",
-        "the median of 5",
+        "the median of 3",
     ]);
     std::fs::remove_dir_all(vault)?;
     std::fs::remove_dir_all(target)?;
