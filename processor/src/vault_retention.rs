@@ -19,6 +19,10 @@ const WATERMARK_LOOKS_MAX: usize = 16;
 
 /// Heads remembered at most; one that was forgotten is read again.
 const KNOWN_MAX: usize = 200_000;
+/// Of the heads that were applied the newest are all remembered, and of older ones one in so many: a group that is idle has thousands a
+/// day. What lies between two of them goes with the later one.
+const REMEMBERED_WHOLE: u64 = 1024;
+const REMEMBERED_EVERY: u64 = 16;
 /// The whole log is listed this often, and else only what came since: it has as many pages as a retention's time has thousands of
 /// segments, and nobody else adds or takes away below its end.
 const LISTED_AFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -65,6 +69,8 @@ pub struct LogPruner {
     listed: BTreeMap<Epoch, Listed>,
     /// Heads of segments that were applied or looked at; those that were removed are forgotten.
     known: BTreeMap<(Epoch, SegmentNo), Known>,
+    /// The first and the newest that were applied of one epoch.
+    applied: Option<(Epoch, SegmentNo, SegmentNo)>,
     /// Epochs below hold nothing that may be removed.
     oldest: Epoch,
 }
@@ -73,11 +79,30 @@ impl LogPruner {
     /// A pruner that knows nothing yet.
     #[must_use]
     pub fn new(vault: GroupVault) -> Self {
-        Self { vault, listed: BTreeMap::new(), known: BTreeMap::new(), oldest: Epoch(1) }
+        Self { vault, listed: BTreeMap::new(), known: BTreeMap::new(), applied: None, oldest: Epoch(1) }
     }
 
     /// Remembers a log segment that was applied.
     pub fn applied(&mut self, head: &SegmentHead) {
+        let (epoch, newest) = (head.epoch, head.number);
+        self.remember(head);
+        let first = self.applied.filter(|(of, ..)| *of == epoch).map_or(newest, |(_, first, _)| first);
+        self.applied = Some((epoch, first, newest));
+        let old = SegmentNo(newest.0.saturating_sub(REMEMBERED_WHOLE));
+        if self.is_between(epoch, old) {
+            self.known.remove(&(epoch, old));
+        }
+    }
+
+    /// Whether it was applied, and only its neighbours are remembered.
+    fn is_between(&self, epoch: Epoch, number: SegmentNo) -> bool {
+        self.applied.is_some_and(|(of, first, newest)| {
+            let whole = newest.0.saturating_sub(REMEMBERED_WHOLE);
+            of == epoch && first <= number && number.0 <= whole && !number.0.is_multiple_of(REMEMBERED_EVERY)
+        })
+    }
+
+    fn remember(&mut self, head: &SegmentHead) {
         self.known.insert((head.epoch, head.number), Known::of(head));
         while self.known.len() > KNOWN_MAX {
             self.known.pop_first();
@@ -160,6 +185,10 @@ impl LogPruner {
         let (mut low, mut high, mut all_there) = (0, numbers.len(), true);
         while low < high {
             let middle = low + (high - low) / 2;
+            let stands = |at: &usize| !self.is_between(epoch, numbers[*at]);
+            let Some(middle) = (low..=middle).rev().find(stands).or_else(|| (middle + 1..high).find(stands)) else {
+                break;
+            };
             match self.head(epoch, numbers[middle]).await? {
                 Some(known) if known.last_seq <= seq && known.created < before => low = middle + 1,
                 found => {
@@ -182,7 +211,7 @@ impl LogPruner {
             head.kind == Kind::Log && head.group == *self.vault.group() && (head.epoch, head.number) == (epoch, number)
         });
         if let Some(head) = &known {
-            self.applied(head);
+            self.remember(head);
         }
         Ok(known.as_ref().map(Known::of))
     }

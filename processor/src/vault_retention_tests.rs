@@ -58,18 +58,33 @@ fn a_long_log_is_listed_once_and_then_only_what_came_since() {
     let count = 2 * LIST_PAGE + 10;
     world.ship(count);
     let asked = |lists, deletes| Requests { lists, deletes, ..Requests::default() };
-    assert_eq!(world.prune(5), (true, asked(3, 5)));
-    world.ship(3);
     // A segment is a seq here.
-    assert_eq!(world.prune(7), (true, asked(1, 2)));
-    assert_eq!(world.prune(7), (true, asked(1, 0)));
+    assert_eq!(world.prune(16), (true, asked(3, 16)));
+    world.ship(3);
+    assert_eq!(world.prune(32), (true, asked(1, 16)));
+    assert_eq!(world.prune(32), (true, asked(1, 0)));
     // No more than so many at once.
     assert_eq!(world.prune(count), (false, asked(1, DELETES_MAX as u64)));
-    assert_eq!(world.prune(count), (false, asked(1, DELETES_MAX as u64)));
-    assert_eq!(world.prune(count), (true, asked(1, 3)));
+    assert_eq!(world.prune(count), (true, asked(1, count - 32 - DELETES_MAX as u64)));
     assert_eq!(world.left(), [count + 1, count + 2, count + 3]);
     assert_eq!(world.prune(count + 3), (true, asked(1, 2)));
     assert_eq!(world.left(), [count + 3], "the segment of the position stays");
+}
+
+#[test]
+fn of_a_long_log_few_heads_are_remembered_and_none_is_read_again() {
+    let mut world = World::new();
+    let count = REMEMBERED_WHOLE + 500;
+    world.ship(count);
+    assert!(world.pruner.known.len() as u64 <= REMEMBERED_WHOLE + 500 / REMEMBERED_EVERY + 1);
+    for upto in [1, 15, 16, 17, 100, 499] {
+        let (done, asked) = world.prune(upto);
+        assert_eq!((done, asked.gets, asked.misses), (true, 0, 0));
+        // What is not remembered goes with the next that is.
+        assert_eq!(world.left()[0], upto / REMEMBERED_EVERY * REMEMBERED_EVERY + 1, "up to {upto}");
+    }
+    assert!(world.prune(500 + 7).0);
+    assert_eq!(world.left()[0], 508, "the newest are all remembered");
 }
 
 #[test]
