@@ -3,7 +3,7 @@
 #   make demo      watch a disk being protected, on this machine, in under a minute
 #   make test      everything that must hold; installs what it needs and is missing (and says what)
 #   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then each stage by itself (STAGES="--only replay"),
-#                  then micro benchmarks; builds for minutes, wants root
+#                  then how cost grows (GROWTH="--only groups"), then micro benchmarks; builds for minutes, wants root
 #                  (it drops the page cache) and takes 30 GB of disk while it runs
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
@@ -19,9 +19,10 @@ CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2
 
-# For the comparison with peers: --rounds, --seconds, --dir, --results. For the stages: --rounds, --only, --dir, --results.
+# For the comparison with peers: --rounds, --seconds, --dir, --results. For the stages and growth: --rounds, --only, --dir, --results.
 PEERS ?=
 STAGES ?=
+GROWTH ?=
 
 .PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
 
@@ -49,6 +50,7 @@ bench: deps
 	$(CARGO) build --release --locked --package farshore --package farshore-benches --bins
 	target/release/peers $(PEERS)
 	target/release/stages $(STAGES)
+	target/release/growth $(GROWTH)
 	$(CARGO) bench --locked --package farshore-benches
 
 lint:

@@ -17,6 +17,11 @@ pub fn ours(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The name of a disk, and of its export.
+fn export(disk: usize) -> String {
+    format!("vd{}", char::from(b'a' + u8::try_from(disk).unwrap_or(25)))
+}
+
 /// Writes a file of `mib` MiB, half of which can be compressed away.
 ///
 /// # Errors
@@ -31,7 +36,7 @@ pub fn fill(path: &Path, mib: u64) -> Result<()> {
     Ok(())
 }
 
-/// A group whose files lie beside its disk `dir/name.img`.
+/// A group whose files lie beside its disk `dir/name.img`; further disks are `dir/name.1.img` and so on.
 #[derive(Debug, Clone)]
 pub struct Group {
     dir: PathBuf,
@@ -50,6 +55,14 @@ impl Group {
     /// # Errors
     /// When the command line refuses something.
     pub fn set_up(dir: &Path, name: &str) -> Result<Self> {
+        Self::set_up_with(dir, name, 1, "")
+    }
+
+    /// As [`Group::set_up`], with so many disks and further lines of configuration.
+    ///
+    /// # Errors
+    /// As [`Group::set_up`].
+    pub fn set_up_with(dir: &Path, name: &str, disks: usize, more: &str) -> Result<Self> {
         let group = Self::at(dir, name);
         for old in ["vault", "state", "run", "target"] {
             match std::fs::remove_dir_all(group.path(old)) {
@@ -57,12 +70,18 @@ impl Group {
                 _ => {}
             }
         }
-        let dir = dir.display();
-        let config = format!(
-            "group = \"bench-{name}\"\nvault = \"file://{dir}/{name}.vault\"\nstate_dir = \"{dir}/{name}.state\"\n\
-             run_dir = \"{dir}/{name}.run\"\n[[disk]]\nname = \"vda\"\nsource = \"{dir}/{name}.img\"\n\
-             listen = \"unix:{dir}/{name}.sock\"\n"
+        let at = dir.display();
+        let mut config = format!(
+            "group = \"bench-{name}\"\nvault = \"file://{at}/{name}.vault\"\nstate_dir = \"{at}/{name}.state\"\n\
+             run_dir = \"{at}/{name}.run\"\n{more}\n"
         );
+        for n in 0..disks {
+            config += &format!(
+                "[[disk]]\nname = \"{}\"\nsource = \"{}\"\nlisten = \"unix:{at}/{name}.sock\"\n",
+                export(n),
+                group.image(n).display()
+            );
+        }
         std::fs::write(group.config(), config)?;
         let config = group.config();
         let config = config.to_str().context("a plain path")?;
@@ -79,6 +98,15 @@ impl Group {
         self.dir.join(format!("{}.{ending}", self.name))
     }
 
+    /// The file of a disk.
+    #[must_use]
+    pub fn image(&self, disk: usize) -> PathBuf {
+        match disk {
+            0 => self.path("img"),
+            n => self.path(&format!("{n}.img")),
+        }
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -91,10 +119,35 @@ impl Group {
         format!("file://{}", self.path("vault").display())
     }
 
-    /// The export.
+    /// The export of the first disk.
     #[must_use]
     pub fn uri(&self) -> String {
-        format!("nbd+unix:///vda?socket={}", self.path("sock").display())
+        self.uri_of(0)
+    }
+
+    /// The export of a disk.
+    #[must_use]
+    pub fn uri_of(&self, disk: usize) -> String {
+        format!("nbd+unix:///{}?socket={}", export(disk), self.path("sock").display())
+    }
+
+    /// Removes all of its files.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn remove(&self, disks: usize) -> Result<()> {
+        for folder in ["vault", "state", "run"].map(|ending| self.path(ending)).into_iter().filter(|path| path.exists())
+        {
+            std::fs::remove_dir_all(folder)?;
+        }
+        (0..disks).try_for_each(|n| std::fs::remove_file(self.image(n)))?;
+        Ok(std::fs::remove_file(self.config())?)
+    }
+
+    /// What its agent says of it.
+    #[must_use]
+    pub fn source(&self) -> Option<Value> {
+        Some(self.status()?["source"].clone())
     }
 
     /// What `farshore status` says of it.

@@ -1,5 +1,18 @@
-//! What the benchmarks share: [`load`] asks something of a server, [`group`] sets one of ours up. Micro benchmarks lie in `benches/`,
-//! the comparison with peers and the measurements of the stages in `src/bin/`; `make bench` runs them all.
+//! What the benchmarks share. Micro benchmarks lie in `benches/`; the comparison with peers, the measurements of the stages and how
+//! cost grows are programs in `src/bin/`. `make bench` runs them all.
+//!
+//! - [`load`]: asks something of a server, by fio
+//! - [`group`]: sets one of our groups up
+//! - [`process`]: a process that is measured
+//! - [`work`]: content, an epoch and a log of it, for a stage by itself
+//! - [`shipping`]: a full ring through a shipper of one thread
+//! - [`machine`]: what it is measured on
+//! - [`report`]: figures as a table and as JSON
 
 pub mod group;
 pub mod load;
+pub mod machine;
+pub mod process;
+pub mod report;
+pub mod shipping;
+pub mod work;

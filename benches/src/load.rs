@@ -74,18 +74,29 @@ impl fmt::Display for Measured {
 /// # Errors
 /// When fio or the server fails.
 pub fn run(target: &Target, load: &Load, seconds: u32) -> Result<Measured> {
+    run_on(std::slice::from_ref(target), load, seconds)
+}
+
+/// Runs a load on several targets at once, each with its depth; measured is all of it together.
+///
+/// # Errors
+/// When fio or a server fails.
+pub fn run_on(targets: &[Target], load: &Load, seconds: u32) -> Result<Measured> {
     let mut fio = Command::new("fio");
-    fio.args(["--name=load", "--output-format=json", "--time_based", "--buffer_compress_percentage=50"]);
-    fio.args(["--percentile_list=1:10:25:50:75:90:95:99:99.5:99.9:99.99"]);
+    fio.args(["--output-format=json", "--name=global", "--time_based", "--group_reporting"]);
+    fio.args(["--buffer_compress_percentage=50", "--percentile_list=1:10:25:50:75:90:95:99:99.5:99.9:99.99"]);
     for more in load.more {
         fio.arg(more);
     }
     fio.arg(format!("--runtime={seconds}")).arg(format!("--rw={}", load.rw));
     fio.arg(format!("--bs={}", load.block)).arg(format!("--iodepth={}", load.depth));
-    match target {
-        Target::File(path) => fio.args(["--ioengine=io_uring", "--direct=1"]).arg(format!("--filename={path}")),
-        Target::Nbd(uri) => fio.arg("--ioengine=nbd").arg(format!("--uri={uri}")),
-    };
+    for target in targets {
+        fio.arg("--name=load");
+        match target {
+            Target::File(path) => fio.args(["--ioengine=io_uring", "--direct=1"]).arg(format!("--filename={path}")),
+            Target::Nbd(uri) => fio.arg("--ioengine=nbd").arg(format!("--uri={uri}")),
+        };
+    }
     let done = fio.output().context("fio cannot be started: install it")?;
     ensure!(done.status.success(), "fio failed: {}", String::from_utf8_lossy(&done.stderr));
     let said = String::from_utf8_lossy(&done.stdout);

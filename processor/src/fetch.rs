@@ -14,8 +14,11 @@ use tokio::task::JoinHandle;
 
 use crate::stop::Stop;
 
-/// Segments fetched ahead for one group, at most. A group that follows its source asks for one at a time.
+/// Segments fetched ahead for one group, at most. A group that follows its source asks for one at a time: what is asked for and is
+/// not there is paid for too.
 pub const AHEAD_MAX: usize = 8;
+/// So many that were there, one after the other, are what a source writes between two looks; after more of them there is a backlog.
+const FOLLOWS: u32 = 4;
 /// Segments fetched and not yet applied over all groups, each at most 64 MiB and usually at most 8 MiB.
 pub const FETCHED_MAX: usize = 32;
 /// How long a wait for the vault goes on before the stop flag is looked at.
@@ -79,14 +82,15 @@ pub struct Fetcher {
     io: VaultIo,
     permits: Arc<Semaphore>,
     flights: VecDeque<Flight>,
-    ahead: usize,
+    /// Segments that were there since one was missing.
+    here: u32,
 }
 
 impl Fetcher {
     /// A fetcher whose gets run on `io`; `permits` is shared by all groups.
     #[must_use]
     pub fn new(vault: GroupVault, io: VaultIo, permits: Arc<Semaphore>) -> Self {
-        Self { vault, io, permits, flights: VecDeque::new(), ahead: 1 }
+        Self { vault, io, permits, flights: VecDeque::new(), here: 0 }
     }
 
     /// The group's part of the vault.
@@ -116,7 +120,7 @@ impl Fetcher {
             self.drop_first();
         }
         let mut next = self.flights.back().map_or(number, |flight| flight.number.next());
-        while self.flights.len() < self.ahead {
+        while self.flights.len() < ahead(self.here) {
             self.ask(epoch, next);
             next = next.next();
         }
@@ -134,16 +138,17 @@ impl Fetcher {
         };
         match fetched {
             Ok(Some(fetched)) => {
-                // There is more where this came from, perhaps.
-                self.ahead = (self.ahead * 2).min(AHEAD_MAX);
+                self.here = self.here.saturating_add(1);
                 Ok(Asked::Here(fetched))
             }
             Ok(None) => {
                 self.clear();
+                self.here = 0;
                 Ok(Asked::Missing)
             }
             Err(e) => {
                 self.clear();
+                self.here = 0;
                 Err(e)
             }
         }
@@ -154,7 +159,6 @@ impl Fetcher {
         while !self.flights.is_empty() {
             self.drop_first();
         }
-        self.ahead = 1;
     }
 
     fn drop_first(&mut self) {
@@ -175,8 +179,25 @@ impl Fetcher {
     }
 }
 
+/// How many are asked for at once after `here` were there, one after the other. Pure.
+fn ahead(here: u32) -> usize {
+    here.checked_sub(FOLLOWS).map_or(1, |more| 2_usize.saturating_pow(more.saturating_add(1)).min(AHEAD_MAX))
+}
+
 impl Drop for Fetcher {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_follows_asks_for_one_and_who_catches_up_for_several() {
+        let asked: Vec<usize> = (0..8).map(ahead).collect();
+        assert_eq!(asked, [1, 1, 1, 1, 2, 4, 8, 8]);
+        assert_eq!(ahead(u32::MAX), AHEAD_MAX);
     }
 }

@@ -7,8 +7,10 @@ use farshore_changelog::ids::{Epoch, SegmentNo};
 /// How long a segment may be missing while a later one is there, unless the config says otherwise: a source may upload several
 /// at once, and tries again for long when its store does not answer.
 pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
-/// A missing segment is looked for among the later ones this many times within the patience.
+/// A missing segment is looked for among the later ones this many times within the patience …
 const LOOKS: u32 = 4;
+/// … and, the longer nothing at all has come, the more rarely, but this often at least.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// What lies after a missing segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Seen {
 pub struct GapWatch {
     patience: Duration,
     waits_for: (Epoch, SegmentNo),
+    /// Since when.
+    since: Option<Instant>,
     looked: Option<Instant>,
     later_since: Option<Instant>,
 }
@@ -43,7 +47,7 @@ impl GapWatch {
     /// A watch that calls it a gap after `patience`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        Self { patience, waits_for: (Epoch(0), SegmentNo(0)), looked: None, later_since: None }
+        Self { patience, waits_for: (Epoch(0), SegmentNo(0)), since: None, looked: None, later_since: None }
     }
 
     /// Whether it is time to list what lies after the missing `number` of `epoch`. Listings cost more than gets, and what is
@@ -51,9 +55,12 @@ impl GapWatch {
     pub fn wants_look(&mut self, epoch: Epoch, number: SegmentNo, now: Instant) -> bool {
         if self.waits_for != (epoch, number) {
             self.waits_for = (epoch, number);
-            (self.looked, self.later_since) = (Some(now), None);
+            (self.since, self.looked, self.later_since) = (Some(now), Some(now), None);
         }
-        self.looked.is_none_or(|last| now - last >= self.patience / LOOKS)
+        let often = self.patience / LOOKS;
+        let quiet = self.since.filter(|_| self.later_since.is_none()).map_or(Duration::ZERO, |since| now - since);
+        let pause = (quiet / LOOKS).clamp(often, LOOK_AT_LEAST_EVERY.max(often));
+        self.looked.is_none_or(|last| now - last >= pause)
     }
 
     /// The next question is answered with a look: the group is tried again.
@@ -65,7 +72,7 @@ impl GapWatch {
     pub fn saw(&mut self, epoch: Epoch, number: SegmentNo, later: Option<Later>, now: Instant) -> Seen {
         if self.waits_for != (epoch, number) {
             self.waits_for = (epoch, number);
-            self.later_since = None;
+            (self.since, self.later_since) = (Some(now), None);
         }
         self.looked = Some(now);
         let Some(later) = later else {
@@ -102,5 +109,28 @@ mod tests {
         assert_eq!(watch.saw(epoch, n, segment(8), at(91)), Seen::Gap(Later::Segment(SegmentNo(8))));
         assert!(!watch.wants_look(epoch, SegmentNo(8), at(100)), "it came: another one is waited for");
         assert_eq!(watch.saw(epoch, SegmentNo(8), segment(9), at(101)), Seen::Later);
+    }
+
+    #[test]
+    fn a_source_that_is_away_is_looked_for_more_and_more_rarely_and_often_again_once_something_came() {
+        let (mut watch, start) = (GapWatch::new(Duration::from_secs(60)), clock::mono());
+        let at = |s: u64| start + Duration::from_secs(s);
+        let (epoch, n, hour) = (Epoch(1), SegmentNo(7), 60 * 60);
+        let mut looks = Vec::new();
+        for second in 0..2 * hour {
+            if watch.wants_look(epoch, n, at(second)) {
+                looks.push(second);
+                assert_eq!(watch.saw(epoch, n, None, at(second)), Seen::Nothing);
+            }
+        }
+        assert_eq!(looks[..4], [15, 30, 45, 60]);
+        assert!(looks.len() < 50 && looks.windows(2).all(|two| two[1] - two[0] <= 300), "{looks:?}");
+        // It goes on, and one is missing.
+        let first = *looks.last().unwrap() + 300;
+        assert!(watch.wants_look(epoch, n, at(first)));
+        let later = Some(Later::Segment(SegmentNo(8)));
+        assert_eq!(watch.saw(epoch, n, later, at(first)), Seen::Later);
+        assert!(!watch.wants_look(epoch, n, at(first + 14)) && watch.wants_look(epoch, n, at(first + 15)));
+        assert_eq!(watch.saw(epoch, n, later, at(first + 60)), Seen::Gap(Later::Segment(SegmentNo(8))));
     }
 }

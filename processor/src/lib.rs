@@ -3,6 +3,7 @@
 //!
 //! Replay:
 //! - [`processor`]: any number of groups of one vault; [`Processor`] is what the command line starts
+//! - `board`: whose turn it is; [`poll`]: how often a group is looked after while nothing comes
 //! - [`group`]: the loop of one group; [`fetch`] brings its segments, [`chain`] says whether they follow, [`gap`] when one
 //!   is gone, [`comeback`] when a group that stopped is tried again
 //! - [`batch`]: pure: where a segment is cut into batches, and what the position is after each
@@ -29,6 +30,7 @@
 
 pub mod apply;
 pub mod batch;
+mod board;
 pub mod chain;
 pub mod comeback;
 pub mod compare;
@@ -43,6 +45,7 @@ pub mod image;
 pub mod lease;
 pub mod overlay;
 pub mod points;
+pub mod poll;
 pub mod position;
 mod prepare;
 pub mod processor;

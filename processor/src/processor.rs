@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,14 @@ use farshore_vault::Vault;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::board::Board;
 use crate::comeback::Backoff;
 use crate::error::{ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
 use crate::group::{GroupOutcome, GroupTask, Turn, backlog};
 use crate::hashes;
+use crate::poll;
 use crate::replay::VaultName;
 use crate::retention;
 use crate::stop::Stop;
@@ -34,12 +36,11 @@ pub const GROUPS_MAX: usize = 10_000;
 pub const POINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Time between two looks for a new segment unless the config says otherwise.
 pub const POLL: Duration = Duration::from_millis(500);
-/// Time between two looks for new groups; as long as there is none, the vault is looked at as often as for segments.
-const DISCOVER_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks for new groups; as long as there is none, the vault is looked at as for the segments of a group. It is a
+/// listing, which costs ten times a get.
+pub const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 /// Time until a vault that does not answer is asked again.
 const VAULT_AWAY_WAIT: Duration = Duration::from_secs(5);
-/// Longest sleep of a worker: it looks at the stop flag then.
-const WORKER_LOOK: Duration = Duration::from_millis(200);
 
 /// What a processor is told.
 #[derive(Debug, Clone)]
@@ -177,82 +178,78 @@ impl Processor {
                 (true, groups.into_iter().map(|group| Job::Start(Box::new(self.task(group)))).collect())
             }
         };
-        let board = Board {
-            state: Mutex::new(State {
-                jobs: first.into_iter().map(|job| (now, job)).collect(),
-                running: 0,
-                known: BTreeSet::new(),
-                outcomes: Vec::new(),
-            }),
-            changed: Condvar::new(),
-        };
+        let work = Work { board: Board::new(), known: Mutex::default(), outcomes: Mutex::default(), begun: now };
+        first.into_iter().for_each(|job| work.board.add(now, job));
         std::thread::scope(|scope| {
             for _ in 0..WORKERS_MAX {
                 let thread = std::thread::Builder::new().name("replay".to_owned());
-                thread.spawn_scoped(scope, || self.worker(&board, stop, once)).expect("the system starts threads");
+                thread.spawn_scoped(scope, || self.worker(&work, stop, once)).expect("the system starts threads");
             }
         });
-        let mut state = board.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (_, job) in state.jobs {
+        let mut outcomes = work.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for job in work.board.left() {
             if let Job::Turn(task) | Job::Start(task) = job {
-                state.outcomes.push(task.outcome());
+                outcomes.push(task.outcome());
             }
         }
-        state.outcomes.sort_by(|a, b| a.group.cmp(&b.group));
-        state.outcomes
+        outcomes.sort_by(|a, b| a.group.cmp(&b.group));
+        outcomes
     }
 
-    fn worker(&self, board: &Board, stop: &Stop, once: bool) {
-        while let Some(job) = board.take(stop, once) {
-            // Counts down even where a job panics: the other workers would wait for it for ever.
-            let running = Running(board);
+    fn worker(&self, work: &Work, stop: &Stop, once: bool) {
+        while let Some(mut taken) = work.board.take(stop, once) {
+            let Some(job) = taken.job() else { continue };
             let next = match job {
-                Job::Discover => self.discover(board),
+                Job::Discover => self.discover(work),
                 // A turn knows ways out of what keeps a target from being opened.
                 Job::Start(mut task) => match task.set_goal().or_else(|_| task.turn_then_set_goal(stop)) {
                     Ok(()) => Some((clock::mono(), Job::Turn(task))),
                     Err(e) => {
                         task.stop(e);
-                        board.finish(task.outcome());
+                        work.finish(task.outcome());
                         None
                     }
                 },
-                Job::Turn(task) => self.turn(task, board, stop, once),
+                Job::Turn(task) => self.turn(task, work, stop, once),
             };
-            board.lock().jobs.extend(next);
-            drop(running);
+            if let Some((at, job)) = next {
+                work.board.add(at, job);
+            }
         }
     }
 
-    fn turn(&self, mut task: Box<GroupTask>, board: &Board, stop: &Stop, once: bool) -> Option<(Instant, Job)> {
+    fn turn(&self, mut task: Box<GroupTask>, work: &Work, stop: &Stop, once: bool) -> Option<(Instant, Job)> {
         let turn = task.turn(stop);
         let wait = match turn {
             Turn::More => Duration::ZERO,
-            Turn::CaughtUp | Turn::MaybeGap => self.config.poll,
+            Turn::CaughtUp => poll::pause(task.quiet(), self.config.poll),
+            Turn::MaybeGap => self.config.poll,
             Turn::VaultAway => VAULT_AWAY_WAIT,
             Turn::Stopped { again } => again,
         };
         // In one go, a stop is an outcome, and so is a vault that does not answer: it was tried again below already.
         if once && matches!(turn, Turn::CaughtUp | Turn::VaultAway | Turn::Stopped { .. }) {
-            board.finish(task.outcome());
+            work.finish(task.outcome());
             return None;
         }
         Some((clock::mono() + wait, Job::Turn(task)))
     }
 
-    fn discover(&self, board: &Board) -> Option<(Instant, Job)> {
+    fn discover(&self, work: &Work) -> Option<(Instant, Job)> {
+        let now = clock::mono();
         match self.groups() {
             Ok(groups) => {
                 for group in groups {
-                    if board.is_new(&group) {
+                    if work.is_new(&group) {
                         tracing::info!(%group, "following the group");
-                        board.add(Job::Turn(Box::new(self.task(group))));
+                        work.board.add(now, Job::Turn(Box::new(self.task(group))));
                     }
                 }
             }
             Err(e) => tracing::warn!(error = %e, "the groups of the vault cannot be listed, trying again"),
         }
-        let pause = if board.lock().known.is_empty() { self.config.poll } else { DISCOVER_EVERY };
+        let none = work.known().is_empty();
+        let pause = if none { poll::pause(now - work.begun, self.config.poll) } else { DISCOVER_EVERY };
         Some((clock::mono() + pause, Job::Discover))
     }
 }
@@ -273,68 +270,25 @@ enum Job {
 }
 
 /// What the workers share.
-struct Board {
-    state: Mutex<State>,
-    changed: Condvar,
+struct Work {
+    board: Board<Job>,
+    known: Mutex<BTreeSet<GroupName>>,
+    outcomes: Mutex<Vec<GroupOutcome>>,
+    begun: Instant,
 }
 
-struct State {
-    /// What is to be done, and not before when.
-    jobs: Vec<(Instant, Job)>,
-    running: usize,
-    known: BTreeSet<GroupName>,
-    outcomes: Vec<GroupOutcome>,
-}
-
-/// A job that a worker has taken.
-struct Running<'a>(&'a Board);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.lock().running -= 1;
-        self.0.changed.notify_one();
-    }
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The job that is due longest, once one is; `None` when the worker is to go.
-    fn take(&self, stop: &Stop, once: bool) -> Option<Job> {
-        let mut state = self.lock();
-        loop {
-            if stop.requested() || (once && state.jobs.is_empty() && state.running == 0) {
-                self.changed.notify_all();
-                return None;
-            }
-            let now = clock::mono();
-            let first = (0..state.jobs.len()).min_by_key(|i| state.jobs[*i].0);
-            let wait = match first {
-                Some(first) if state.jobs[first].0 <= now => {
-                    state.running += 1;
-                    return Some(state.jobs.swap_remove(first).1);
-                }
-                Some(first) => WORKER_LOOK.min(state.jobs[first].0 - now),
-                None => WORKER_LOOK,
-            };
-            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn add(&self, job: Job) {
-        self.lock().jobs.push((clock::mono(), job));
-        self.changed.notify_one();
+impl Work {
+    fn known(&self) -> MutexGuard<'_, BTreeSet<GroupName>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn finish(&self, outcome: GroupOutcome) {
-        self.lock().outcomes.push(outcome);
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
     }
 
     /// Whether a group was not seen before.
     fn is_new(&self, group: &GroupName) -> bool {
-        let known = &mut self.lock().known;
+        let mut known = self.known();
         if known.len() >= GROUPS_MAX && !known.contains(group) {
             tracing::warn!(%group, limit = GROUPS_MAX, "the group is not followed: too many groups in one vault");
             return false;

@@ -28,11 +28,11 @@ const RING_BYTES_MIN: u64 = 8 << 20;
 /// Largest ring payload a lane.
 const RING_BYTES_MAX: u64 = 64 << 30;
 /// Payload of a segment at which it is sealed.
-const SEGMENT_BYTES: u64 = 8 << 20;
+pub const SEGMENT_BYTES: u64 = 8 << 20;
 /// Age of the oldest record at which a segment is sealed.
-const MAX_DELAY: Duration = Duration::from_secs(1);
+pub const MAX_DELAY: Duration = Duration::from_secs(1);
 /// Time without a record after which an empty segment says that the source lives.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Bytes of sealed segments that may wait in the spool.
 const SPOOL_BYTES: u64 = 1 << 30;
 /// Most threads that compress, unless the config says otherwise; half of the cores are left to the guests in any case.

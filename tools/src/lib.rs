@@ -4,8 +4,10 @@
 pub mod agent;
 mod cli;
 pub mod config;
+pub mod costs;
 mod demo;
 pub mod failure;
+mod limits;
 mod loss;
 mod output;
 mod paths;

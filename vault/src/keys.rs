@@ -113,6 +113,12 @@ pub fn log_prefix(group: &GroupName, epoch: Epoch) -> Path {
     Path::from(format!("{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}"))
 }
 
+/// The key of a segment under the prefix of its epoch.
+#[must_use]
+pub fn segment_path(log: &Path, number: SegmentNo) -> Path {
+    log.clone().join(format!("{number:0NUMBER_DIGITS$}"))
+}
+
 /// The prefix of everything that the target publishes of its hashes in an epoch.
 #[must_use]
 pub fn hashes_prefix(group: &GroupName, epoch: Epoch) -> Path {
@@ -202,6 +208,8 @@ mod tests {
             Key::HashPlan(group.clone(), Epoch(3)).to_string(),
             "groups/web01/to-source/hashes/0000000003/plan.json"
         );
+        let segment = Key::Segment(group.clone(), Epoch(3), SegmentNo(12));
+        assert_eq!(segment_path(&log_prefix(&group, Epoch(3)), SegmentNo(12)), segment.path());
         assert_eq!(group_of_prefix(&Path::from("groups/web01")), Some(group));
         assert_eq!(group_of_prefix(&Path::from("groups")), None);
     }

@@ -12,8 +12,10 @@
 //! - `folder`: what a folder needs beyond `object_store` to be durable
 //! - [`retry`]: backoff, and how often an operation is tried
 //! - [`fault`]: a store double that fails before, fails after, or takes its time; for tests of every stage
+//! - [`count`]: a store that counts what is asked of it
 //! - [`error`]: what can go wrong and what to do then
 
+pub mod count;
 pub mod epoch;
 pub mod error;
 pub mod fault;
@@ -28,6 +30,7 @@ pub mod store;
 mod url;
 pub mod vault;
 
+pub use count::{CountingStore, Requests};
 pub use epoch::Opened;
 pub use error::VaultError;
 pub use fault::FaultStore;

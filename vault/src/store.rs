@@ -12,7 +12,7 @@ use object_store::{GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::error::VaultError;
 use crate::folder::Folder;
-use crate::keys::Key;
+use crate::keys::{Key, segment_path};
 use crate::retry::RetryPolicy;
 use crate::url::OpenStore;
 
@@ -180,7 +180,11 @@ impl Store {
     ) -> Result<Vec<(SegmentNo, u64)>, VaultError> {
         self.retrying(|| async move {
             let mut lowest = BinaryHeap::new();
-            let mut listed = self.store.list(Some(prefix));
+            // A log is long, and mostly its end is asked for: a store need not give the beginning.
+            let mut listed = match from.0.checked_sub(1).filter(|&before| before > 0) {
+                Some(before) => self.store.list_with_offset(Some(prefix), &segment_path(prefix, SegmentNo(before))),
+                None => self.store.list(Some(prefix)),
+            };
             while let Some(meta) = timely("list", prefix, ANSWER_TIMEOUT, listed.try_next()).await?.transpose() {
                 let meta = meta.map_err(|e| VaultError::of_store(format!("list {prefix}"), e))?;
                 match Key::parse(meta.location.as_ref()) {

@@ -2,6 +2,7 @@ use farshore_changelog::ids::{DiskIndex, DiskName, Epoch, Hash, SegmentNo, Seq};
 use std::time::Duration;
 
 use super::*;
+use crate::count::{CountingStore, LIST_PAGE, Requests};
 use crate::epoch::Opened;
 use crate::fault::{Fault, FaultStore, On};
 use crate::objects::{DiskRange, EpochDisk, EpochObject, HashPlan, HashedDisk, Reason, Request};
@@ -335,4 +336,20 @@ async fn an_object_larger_than_a_segment_is_not_read() {
     let file = dir.path().join("deep/vault/groups/web01/log/0000000001/00000000000000000001");
     std::fs::File::options().write(true).open(file).unwrap().set_len(65 << 20).unwrap();
     assert!(matches!(group.get_segment(Epoch(1), SegmentNo(1)).await, Err(VaultError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn of_a_long_log_only_the_end_is_listed_when_only_the_end_is_asked_for() {
+    let store = CountingStore::in_memory();
+    let group = Vault::init_store(store.clone(), "memory:").await.unwrap().group(&group_name());
+    for n in 1..=2 * LIST_PAGE {
+        group.put_segment(Epoch(1), SegmentNo(n), Bytes::from_static(b"segment")).await.unwrap();
+    }
+    for (from, pages) in [(1, 2), (2, 2), (LIST_PAGE + 1, 1), (2 * LIST_PAGE, 1), (2 * LIST_PAGE + 1, 1)] {
+        let before = store.requests();
+        let listed = group.list_segments(Epoch(1), SegmentNo(from)).await.unwrap();
+        assert_eq!(listed.first().map(|(n, _)| n.0), Some(from).filter(|n| *n <= 2 * LIST_PAGE));
+        assert_eq!(listed.len() as u64, 2 * LIST_PAGE + 1 - from);
+        assert_eq!(store.requests().since(before), Requests { lists: pages, ..Requests::default() }, "from {from}");
+    }
 }

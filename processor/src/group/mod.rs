@@ -17,6 +17,7 @@ mod upkeep;
 mod way_out;
 
 pub use report::GroupOutcome;
+pub use upkeep::LOG_RETENTION_EVERY;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +87,7 @@ pub struct GroupTask {
     vault_problem: Option<GroupError>,
     newest_heartbeat: Option<UnixMicros>,
     last_record: Option<Instant>,
+    begun: Instant,
     last_retention: Option<Instant>,
     /// Points at the last retention.
     retained: usize,
@@ -122,6 +124,7 @@ impl GroupTask {
             vault_problem: None,
             newest_heartbeat: None,
             last_record: None,
+            begun: clock::mono(),
             last_retention: None,
             retained: 0,
             log_pruned: None,
@@ -145,6 +148,12 @@ impl GroupTask {
     #[must_use]
     pub fn group(&self) -> &GroupName {
         &self.group
+    }
+
+    /// How long nothing was written, as far as it was replayed here: heartbeats are not counted.
+    #[must_use]
+    pub fn quiet(&self) -> Duration {
+        clock::mono().duration_since(self.last_record.unwrap_or(self.begun))
     }
 
     /// Works until there is nothing more, a few seconds have passed, `stop` is set, or the group stops.

@@ -7,6 +7,7 @@ mod kills;
 mod long_outages;
 mod outages;
 mod refusals;
+mod requests;
 mod restarts;
 mod sealing;
 mod shipping;

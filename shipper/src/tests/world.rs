@@ -90,9 +90,14 @@ impl World {
 
     /// On a clock that stands still while something is to be done, and goes on by itself else.
     pub fn paused() -> Self {
+        Self::paused_over(FaultStore::in_memory())
+    }
+
+    /// As [`World::paused`], with this store.
+    pub fn paused_over(store: Arc<FaultStore>) -> Self {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().start_paused(true).build().unwrap();
-        let world = Self::over_on(tempfile::tempdir().unwrap(), FaultStore::in_memory(), runtime);
+        let world = Self::over_on(tempfile::tempdir().unwrap(), store, runtime);
         Self { threads: 0, ..world }
     }
 

@@ -15,6 +15,7 @@ use farshore_processor::{Processor, ProcessorConfig};
 use serde::Serialize;
 
 use crate::failure::{Next, fail};
+use crate::limits;
 use crate::output::Output;
 use crate::stop;
 use crate::units::parse_duration;
@@ -75,6 +76,7 @@ struct Outcome {
 /// When vault or target cannot be used, or a group has stopped.
 pub fn run(args: &Args, out: Output) -> Result<()> {
     let signalled = stop::on_signals()?;
+    limits::allow_open_files();
     let config = ProcessorConfig {
         point_interval: args.point_interval.unwrap_or(POINT_INTERVAL),
         retention: args.retention.unwrap_or(MAX_AGE),

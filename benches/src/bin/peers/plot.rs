@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::report::{REFERENCE, Report, median};
+use crate::report::{REFERENCE, Report};
 use crate::servers::Server;
 use farshore_benches::load::LOADS;
+use farshore_benches::report::median;
 
 const SIZE: (u32, u32) = (960, 480);
 const COLOURS: [RGBColor; 6] = [

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::servers::Server;
 use farshore_benches::load::{LOADS, Load, Measured};
+use farshore_benches::machine;
+use farshore_benches::report::median;
 
 /// What everybody is compared with.
 pub const REFERENCE: Server = Server::QemuNbd;
@@ -18,35 +20,13 @@ pub struct Report {
     rounds: Vec<(Load, Server, Measured)>,
 }
 
-/// The median; NaN of nothing.
-pub fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    let middle = of.len() / 2;
-    match of.len() % 2 {
-        _ if of.is_empty() => f64::NAN,
-        0 => f64::midpoint(of[middle - 1], of[middle]),
-        _ => of[middle],
-    }
-}
-
-fn first_line(path: &str, name: &str) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    Some(line.split_once(':').map_or(line, |(_, value)| value).trim().to_owned())
-}
-
 impl Report {
     pub fn new(dir: &Path, rounds: u32, seconds: u32, disk_mib: u64) -> Self {
-        let cpu = first_line("/proc/cpuinfo", "model name").unwrap_or_default();
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let memory = first_line("/proc/meminfo", "MemTotal").unwrap_or_default();
-        let machine = format!("{cores} cores of {cpu}, {memory} of memory, Linux {}", kernel.trim());
         let how = format!(
             "{rounds} interleaved rounds of {seconds} s for each load and server; disks of {disk_mib} MiB in one file system ({})",
             dir.display()
         );
-        Self { machine, how, rounds: Vec::new() }
+        Self { machine: machine::description(), how, rounds: Vec::new() }
     }
 
     pub fn add(&mut self, load: &Load, server: Server, measured: Measured) {
@@ -126,9 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_the_middle_and_ratios_are_of_the_same_round() {
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 1.0]) - 2.5).abs() < 1e-9);
+    fn ratios_are_of_the_same_round() {
         let mut report = Report::new(Path::new("/"), 2, 1, 1);
         let measured = |per_second| Measured { per_second, bytes_per_second: 0.0, latency_us: vec![(50.0, 7.0)] };
         for (ours, theirs) in [(20.0, 10.0), (6.0, 2.0)] {

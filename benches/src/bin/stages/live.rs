@@ -1,21 +1,19 @@
 //! A protected disk at work and at rest: what it costs its guest and its host, and how far behind the vault is.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use farshore_benches::group::{Group, fill, ours};
 use farshore_benches::load::{self, Load, Target};
+use farshore_benches::process::{LOOK, Process, memory, shipper_of, used, wait};
+use farshore_benches::report::{Report, median};
 use farshore_changelog::clock;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use plotters::prelude::*;
 use serde_json::Value;
-
-use crate::report::{Report, median};
 
 /// The churn that is to be held, and for how long.
 const CHURN: Load = Load { rw: "randwrite", block: "8k", depth: 32, more: &["--rate_iops=20000"] };
@@ -30,42 +28,6 @@ const fn flood(rate: &'static [&'static str]) -> Load {
 
 const IDLE: Duration = Duration::from_secs(30);
 const DISK_MIB: u64 = 2048;
-/// Longest wait for something to begin.
-const BEGIN_MAX: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(200);
-
-/// A child that is told to end with this.
-struct Process(Child);
-
-impl Process {
-    fn start(mut command: Command, dir: &Path, name: &str) -> Result<Self> {
-        let to = |ending: &str| File::create(dir.join(format!("{name}.{ending}")));
-        command.stdin(Stdio::piped()).stdout(to("stdout")?).stderr(to("stderr")?);
-        Ok(Self(command.spawn().with_context(|| format!("{name} cannot be started"))?))
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _gone = i32::try_from(self.0.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
-        let _status = self.0.wait();
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let until = clock::mono() + BEGIN_MAX;
-    while !done() {
-        ensure!(clock::mono() < until, "waited {BEGIN_MAX:?} in vain: {what}");
-        clock::sleep(LOOK);
-    }
-    Ok(())
-}
-
 /// Measures all of it.
 pub fn measure(report: &mut Report, dir: &Path, results: &Path, rounds: u32) -> Result<()> {
     at_work(report, dir, results)?;
@@ -82,7 +44,7 @@ fn at_work(report: &mut Report, dir: &Path, results: &Path) -> Result<()> {
         let all_there = source["confirmed_seq"] == source["last_seq"] && source["spool_bytes"] == 0;
         source["state"] == "protected" && all_there && source["disks"][0]["open_regions"] == 0
     };
-    let rest = || wait("the group is at rest", || source(&group).is_some_and(at_rest));
+    let rest = || wait("the group is at rest", || group.source().is_some_and(at_rest));
     rest()?;
     let pids = [agent.pid(), shipper_of(agent.pid())?];
 
@@ -125,11 +87,6 @@ fn at_work(report: &mut Report, dir: &Path, results: &Path) -> Result<()> {
     Ok(std::fs::remove_file(dir.join("live.img"))?)
 }
 
-/// What the agent says.
-fn source(group: &Group) -> Option<Value> {
-    Some(group.status()?["source"].clone())
-}
-
 /// What was seen while a load ran.
 struct Watched {
     seen: Vec<Seen>,
@@ -157,13 +114,13 @@ fn ages(seen: &[Seen]) -> Vec<(f64, f64)> {
 
 /// Runs a load, and looks at the group meanwhile.
 fn watch<T>(group: &Group, pids: &[u32], load: impl FnOnce() -> Result<T>) -> Result<(T, Watched)> {
-    let overflows = || Some(source(group)?["overflows"].clone());
+    let overflows = || Some(group.source()?["overflows"].clone());
     let (stop, before) = (AtomicBool::new(false), overflows());
     let (done, watched) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| -> Result<Watched> {
             let (begun, mut watched) = (clock::mono(), Watched { seen: Vec::new(), in_order: false, memory: 0.0 });
             while !stop.load(Ordering::Acquire) {
-                if let Some(source) = source(group) {
+                if let Some(source) = group.source() {
                     let seq = |name: &str| source[name].as_u64().with_context(|| format!("no {name}: {source}"));
                     let at = clock::mono().duration_since(begun).as_secs_f64();
                     watched.seen.push(Seen { at, logged: seq("last_seq")?, confirmed: seq("confirmed_seq")? });
@@ -206,52 +163,6 @@ fn draw(ages: &[(f64, f64)], path: &Path) -> Result<(), Box<dyn std::error::Erro
     chart.draw_series(LineSeries::new(ages.iter().copied(), RGBColor(40, 110, 180).stroke_width(2)))?;
     root.present()?;
     Ok(())
-}
-
-/// The shipper of an agent.
-fn shipper_of(agent: u32) -> Result<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
-    // Threads start it too: then it is among all whose parent is the agent.
-    if let Some(first) = children.split_whitespace().next() {
-        return Ok(first.parse()?);
-    }
-    for entry in std::fs::read_dir("/proc")? {
-        let path: PathBuf = entry?.path();
-        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        if parent.is_some_and(|parent| parent == agent.to_string()) {
-            return Ok(path.file_name().and_then(|n| n.to_str()).unwrap_or_default().parse()?);
-        }
-    }
-    Err(anyhow!("the agent has no shipper"))
-}
-
-/// Seconds of processor time that the threads of the processes have used, and how often they were woken.
-fn used(pids: &[u32]) -> Result<(f64, f64)> {
-    let (mut seconds, mut woken) = (0.0, 0.0);
-    for pid in pids {
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let task = task?.path();
-            let schedstat = std::fs::read_to_string(task.join("schedstat"))?;
-            let nanoseconds = schedstat.split_whitespace().next().context("no time in schedstat")?;
-            seconds += nanoseconds.parse::<f64>()? / 1e9;
-            let status = std::fs::read_to_string(task.join("status"))?;
-            let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            woken += switches.context("no voluntary_ctxt_switches")?.trim().parse::<f64>()?;
-        }
-    }
-    Ok((seconds, woken))
-}
-
-/// Their anonymous memory, in MiB: the ring is shared memory.
-fn memory(pids: &[u32]) -> Result<f64> {
-    let mut all = 0.0;
-    for pid in pids {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-        all += line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0;
-    }
-    Ok(all)
 }
 
 /// Random writes over a sparse disk of 256 GiB, nearly each of which opens a region, against writes to few regions that are open.

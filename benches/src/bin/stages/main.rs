@@ -3,17 +3,15 @@
 
 mod live;
 mod replay;
-mod report;
 mod ship;
 mod view;
-mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use report::Report;
+use farshore_benches::report::Report;
 
 /// Rounds of everything that is interleaved.
 const ROUNDS: u32 = 3;
@@ -50,7 +48,7 @@ fn run() -> Result<()> {
     if wanted("live") {
         live::measure(&mut report, &dir, &results, rounds)?;
     }
-    report.write(&results)?;
+    report.write(&results, "stages")?;
     println!("\n{}", report.table());
     println!("the same as JSON is in {}", results.display());
     Ok(())

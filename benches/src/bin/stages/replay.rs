@@ -9,8 +9,8 @@ use farshore_changelog::ids::{Epoch, SegmentNo};
 use farshore_processor::{Processor, ProcessorConfig};
 use farshore_vault::{Put, Vault};
 
-use crate::report::{Report, median};
-use crate::work::{Dice, Log, epoch, group, half_compressible, seconds};
+use farshore_benches::report::{Report, median};
+use farshore_benches::work::{Dice, Log, epoch, group, half_compressible, seconds};
 
 /// The disk, all of which holds data before anything is measured: so its old content has to be saved.
 const DISK_BYTES: u64 = 512 << 20;
@@ -84,7 +84,7 @@ fn replayed(dir: &Path, bytes: u64, record: usize, cache: Cache) -> Result<f64> 
     let url = format!("file://{}", vault_dir.display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let vault = runtime.block_on(Vault::init(&url))?;
-    let (object, members) = (epoch(DISK_BYTES), vault.group(&group()));
+    let (object, members) = (epoch(group(), DISK_BYTES), vault.group(&group()));
     runtime.block_on(members.create_epoch(&object))?;
     let mut log = Log::new(&object);
     let mut number = SegmentNo(0);

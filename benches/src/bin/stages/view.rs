@@ -12,8 +12,8 @@ use farshore_processor::undo::UndoIndex;
 use farshore_processor::undo::journal::Journal;
 use farshore_processor::undo::published::Publisher;
 
-use crate::report::Report;
-use crate::work::{Dice, group, seconds};
+use farshore_benches::report::Report;
+use farshore_benches::work::{Dice, group, seconds};
 
 const CHURN_BYTES: u64 = 50_000_000_000;
 const POINTS: u64 = 288;

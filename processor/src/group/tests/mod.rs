@@ -23,6 +23,7 @@ mod clocks;
 mod comeback;
 mod damage;
 mod hashing;
+mod requests;
 mod retention_crash;
 mod storms;
 mod way_out;
@@ -39,8 +40,11 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::over(FaultStore::in_memory())
+    }
+
+    fn over(store: Arc<FaultStore>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let store = FaultStore::in_memory();
         let vault = runtime.block_on(Vault::init_store(store.clone(), "memory://vault")).unwrap();
         let vault = vault.with_retry(RetryPolicy::ONCE);
         Self { store, vault, runtime, folder: tempfile::tempdir().unwrap() }

@@ -1,4 +1,4 @@
-//! What the stages are given to do.
+//! What a stage is given to do: content, an epoch, a log of it.
 
 use std::time::Instant;
 
@@ -9,10 +9,16 @@ use farshore_changelog::segment::{Kind, Sealed, SegmentWriter, Stamp};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::{EpochDisk, EpochObject, Nonce, Reason};
 
+/// Bytes of a sector.
+const SECTOR: usize = 512;
+
 /// Repeatable randomness (splitmix64).
+#[derive(Debug)]
 pub struct Dice(pub u64);
 
 impl Dice {
+    /// The next number.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -22,11 +28,19 @@ impl Dice {
     }
 }
 
-/// Bytes that compress to about half: of each 512 the first half is noise.
+/// Bytes that compress to about half.
+#[must_use]
 pub fn half_compressible(len: usize) -> Vec<u8> {
+    compressible(len, 50)
+}
+
+/// Bytes of which about so many in a hundred compress away: the beginning of each 512 is noise.
+#[must_use]
+pub fn compressible(len: usize, percent: usize) -> Vec<u8> {
     let (mut dice, mut bytes) = (Dice(len as u64), vec![b'f'; len]);
-    for noise in bytes.chunks_exact_mut(512).flat_map(|sector| sector[..256].chunks_exact_mut(8)) {
-        noise.copy_from_slice(&dice.next().to_le_bytes());
+    let noisy = SECTOR - SECTOR * percent / 100;
+    for noise in bytes.chunks_exact_mut(SECTOR).flat_map(|sector| sector[..noisy].chunks_mut(8)) {
+        noise.copy_from_slice(&dice.next().to_le_bytes()[..noise.len()]);
     }
     bytes
 }
@@ -41,15 +55,23 @@ pub fn seconds<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f
     Ok((clock::mono().duration_since(begun).as_secs_f64(), done))
 }
 
-/// The group of everything here.
+/// The group of a stage that has one.
+///
+/// # Panics
+/// Never.
+#[must_use]
 pub fn group() -> GroupName {
     GroupName::new("bench").expect("a valid name")
 }
 
-/// Its first epoch, with one disk.
-pub fn epoch(disk_bytes: u64) -> EpochObject {
+/// The first epoch of a group with one disk.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn epoch(group: GroupName, disk_bytes: u64) -> EpochObject {
     EpochObject {
-        group: group(),
+        group,
         epoch: Epoch(1),
         parent: None,
         reason: Reason::FirstStart,
@@ -59,8 +81,10 @@ pub fn epoch(disk_bytes: u64) -> EpochObject {
     }
 }
 
-/// Seals segments of writes, one after the other.
+/// Seals the segments of a group, one after the other.
+#[derive(Debug)]
 pub struct Log {
+    group: GroupName,
     number: SegmentNo,
     prev: Hash,
     seq: u64,
@@ -68,18 +92,46 @@ pub struct Log {
 }
 
 impl Log {
+    /// The log of an epoch, from its beginning.
+    #[must_use]
     pub fn new(epoch: &EpochObject) -> Self {
-        Self { number: SegmentNo(0), prev: Hash::of(&epoch.encoded()), seq: 0, time: clock::wall() }
+        Self {
+            group: epoch.group.clone(),
+            number: SegmentNo(0),
+            prev: Hash::of(&epoch.encoded()),
+            seq: 0,
+            time: clock::wall(),
+        }
     }
 
-    /// A segment that writes `payload` in pieces to `offsets`.
+    /// The number of the newest segment; 0 before the first.
+    #[must_use]
+    pub fn number(&self) -> SegmentNo {
+        self.number
+    }
+
+    /// The newest seq; 0 before the first.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        Seq(self.seq)
+    }
+
+    /// A heartbeat: a segment with nothing in it.
+    ///
+    /// # Errors
+    /// Of the codec.
+    pub fn heartbeat(&mut self) -> anyhow::Result<Sealed> {
+        self.seal(&[], &[])
+    }
+
+    /// A segment that writes `payload` in equal pieces to `offsets`.
     ///
     /// # Errors
     /// Of the codec.
     pub fn seal(&mut self, offsets: &[u64], payload: &[u8]) -> anyhow::Result<Sealed> {
-        let (first_seq, piece) = (Seq(self.seq + 1), payload.len() / offsets.len());
+        let (first_seq, piece) = (Seq(self.seq + 1), payload.len() / offsets.len().max(1));
         let mut writer = SegmentWriter::new(Kind::Log, Some(1));
-        for (offset, bytes) in offsets.iter().zip(payload.chunks_exact(piece)) {
+        for (offset, bytes) in offsets.iter().zip(payload.chunks_exact(piece.max(1))) {
             self.seq += 1;
             let (op, flags, disk) = (Op::Write, RecordFlags::NONE, DiskIndex(0));
             let len = piece as u64;
@@ -88,12 +140,12 @@ impl Log {
         }
         self.number = self.number.next();
         let sealed = writer.seal(Stamp {
-            group: group(),
+            group: self.group.clone(),
             epoch: Epoch(1),
             number: self.number,
             first_seq,
             last_seq: Seq(self.seq),
-            created: self.time,
+            created: clock::wall(),
             watermark: SegmentNo(0),
             prev: self.prev,
         })?;

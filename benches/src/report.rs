@@ -21,9 +21,15 @@ pub struct Report {
 }
 
 /// The median; NaN of nothing.
+#[must_use]
 pub fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
-    of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = of.len() / 2;
+    match of.len() % 2 {
+        _ if of.is_empty() => f64::NAN,
+        0 => f64::midpoint(of[middle - 1], of[middle]),
+        _ => of[middle],
+    }
 }
 
 impl Report {
@@ -35,6 +41,7 @@ impl Report {
     }
 
     /// In Markdown.
+    #[must_use]
     pub fn table(&self) -> String {
         let mut text = "| what | figure | wanted |\n|---|--:|---|\n".to_owned();
         for Row { what, figure, unit, wanted } in &self.rows {
@@ -43,18 +50,19 @@ impl Report {
         text
     }
 
-    /// Writes both.
+    /// Writes both, as `name.md` and `name.json`.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        std::fs::write(dir.join("stages.md"), self.table())?;
-        Ok(std::fs::write(dir.join("stages.json"), serde_json::to_vec_pretty(self)?)?)
+    pub fn write(&self, dir: &Path, name: &str) -> Result<()> {
+        std::fs::write(dir.join(format!("{name}.md")), self.table())?;
+        Ok(std::fs::write(dir.join(format!("{name}.json")), serde_json::to_vec_pretty(self)?)?)
     }
 }
 
 /// Three digits that count.
-fn shown(figure: f64) -> String {
+#[must_use]
+pub fn shown(figure: f64) -> String {
     let digits = if figure.abs() >= 100.0 {
         0
     } else if figure.abs() >= 10.0 {
@@ -63,4 +71,16 @@ fn shown(figure: f64) -> String {
         2
     };
     format!("{figure:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0]) - 2.5).abs() < 1e-9);
+        assert!(median(vec![]).is_nan());
+    }
 }
