@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use farshore_changelog::clock;
+use smallvec::smallvec;
 
 use super::*;
 use crate::lane::accepted;
@@ -93,7 +94,7 @@ fn a_stream_is_accepted_received_and_sent(engine: &mut dyn Engine) {
 
     // A pending receive does not keep a send on the same socket waiting.
     engine.push(Token(2), Io::Recv { fd, piece: Piece { buf: IoBuf::Heap(HeapBuf::new(64)), range: 8..64 } });
-    engine.push(Token(3), Io::Send { fd, pieces: vec![buf(b"far"), buf(b"sh"), buf(b"ore")] });
+    engine.push(Token(3), Io::Send { fd, pieces: smallvec![buf(b"far"), buf(b"sh"), buf(b"ore")] });
     let sent = run(engine, 1);
     assert_eq!((sent[0].token, *sent[0].result.as_ref().unwrap(), sent[0].pieces.len()), (Token(3), 8, 3));
     let mut got = [0; 8];
@@ -107,7 +108,7 @@ fn a_stream_is_accepted_received_and_sent(engine: &mut dyn Engine) {
     drop(client);
     engine.push(Token(4), Io::Recv { fd, piece: Piece::heap(8) });
     assert_eq!(*run(engine, 1)[0].result.as_ref().unwrap(), 0, "the end of the stream");
-    engine.push(Token(5), Io::Send { fd, pieces: vec![buf(b"x")] });
+    engine.push(Token(5), Io::Send { fd, pieces: smallvec![buf(b"x")] });
     assert_eq!(errno(&run(engine, 1)[0]), Some(libc::EPIPE), "and no SIGPIPE");
 }
 
@@ -123,7 +124,7 @@ fn a_full_socket_makes_the_send_wait_or_short(engine: &mut dyn Engine) {
     let mut sent = 0;
     let mut piece = buf(&(0..total).map(|n| (n % 253) as u8).collect::<Vec<_>>());
     while sent < total {
-        engine.push(Token(7), Io::Send { fd: ours.as_raw_fd(), pieces: vec![piece] });
+        engine.push(Token(7), Io::Send { fd: ours.as_raw_fd(), pieces: smallvec![piece] });
         let mut end = run(engine, 1).remove(0);
         sent += usize::try_from(end.result.unwrap()).unwrap();
         piece = end.pieces.remove(0);
@@ -154,7 +155,7 @@ fn calls_run_elsewhere_and_a_panic_in_one_is_an_error(engine: &mut dyn Engine) {
         let call: Call = Box::new(move || {
             assert_ne!(std::thread::current().id(), here);
             assert!(n != 50, "as the test wants");
-            (Ok(n * 2), vec![Piece::heap(1)])
+            (Ok(n * 2), smallvec![Piece::heap(1)])
         });
         engine.push(Token(n), Io::Call(call));
     }

@@ -9,6 +9,7 @@ pub mod buffer;
 mod conformance;
 mod fd;
 pub mod pool;
+pub mod spare;
 pub mod uring;
 mod workers;
 
@@ -16,7 +17,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-pub use buffer::{HeapBuf, IoBuf, Piece};
+pub use buffer::{HeapBuf, IoBuf, Piece, Pieces};
 
 /// Names an operation to the one who pushed it; given back with the completion. The engine does not look into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +25,7 @@ pub struct Token(pub u64);
 
 /// Work that no completion interface covers (fallocate modes, ioctls, SEEK_HOLE, a point view's reads): run on a helper
 /// thread, answers with its buffer.
-pub type Call = Box<dyn FnOnce() -> (io::Result<u64>, Vec<Piece>) + Send>;
+pub type Call = Box<dyn FnOnce() -> (io::Result<u64>, Pieces) + Send>;
 
 /// One operation. `fd` must stay open until the completion; whoever pushes it keeps it so. Sockets are in blocking mode (the
 /// engines do not block on them all the same). To end a pending operation on a socket, `shutdown(2)` it.
@@ -46,7 +47,7 @@ pub enum Io {
         /// A stream socket.
         fd: RawFd,
         /// What, at most [`SEND_PIECES_MAX`] pieces.
-        pieces: Vec<Piece>,
+        pieces: Pieces,
     },
     /// Reads a disk at `offset` into the piece; may be short.
     Read {
@@ -78,10 +79,10 @@ pub enum Io {
 impl Io {
     /// The buffers it holds, in order.
     #[must_use]
-    pub fn into_pieces(self) -> Vec<Piece> {
+    pub fn into_pieces(self) -> Pieces {
         match self {
-            Io::Accept { .. } | Io::Fdatasync { .. } | Io::Call(_) => Vec::new(),
-            Io::Recv { piece, .. } | Io::Read { piece, .. } | Io::Write { piece, .. } => vec![piece],
+            Io::Accept { .. } | Io::Fdatasync { .. } | Io::Call(_) => Pieces::new(),
+            Io::Recv { piece, .. } | Io::Read { piece, .. } | Io::Write { piece, .. } => [piece].into(),
             Io::Send { pieces, .. } => pieces,
         }
     }
@@ -97,7 +98,7 @@ pub struct Completion {
     /// The operation's value, or the kernel's error.
     pub result: io::Result<u64>,
     /// The pieces that went in (or that a [`Call`] gave back).
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
 }
 
 /// Lets another thread wake an engine that waits.

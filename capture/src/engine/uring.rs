@@ -23,6 +23,8 @@ const SUBMISSION_ENTRIES: u32 = 256;
 const COMPLETION_ENTRIES: u32 = 2048;
 /// Helper threads for [`Io::Call`].
 pub const HELPER_THREADS: usize = 4;
+/// Message headers kept for the next sends: a lane's connections send one at a time each.
+const SPARE_MESSAGES_MAX: usize = 64;
 /// Most bytes of one read or write, as for read(2); the rest is a short count.
 const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
 /// The completion of the bell's poll, which no key of the in-flight table equals.
@@ -34,19 +36,40 @@ pub struct Uring {
     in_flight: Slab<InFlight>,
     /// Built entries that have not found room in the submission queue yet.
     waiting: VecDeque<squeue::Entry>,
+    /// What sends that are over have left for the next ones.
+    #[expect(clippy::vec_box, reason = "the kernel reads them in an operation, so they do not move")]
+    spare_messages: Vec<Box<Message>>,
     workers: Workers,
 }
 
 struct InFlight {
     token: Token,
     io: Io,
-    /// What sendmsg reads; boxed, so that it does not move.
+    /// Of a send, what sendmsg reads; boxed, so that it does not move.
     message: Option<Box<Message>>,
 }
 
 struct Message {
     slices: Vec<libc::iovec>,
     header: libc::msghdr,
+}
+
+impl Message {
+    fn new() -> Box<Self> {
+        // SAFETY: a zeroed msghdr is a message without address, data and control part.
+        let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        Box::new(Self { slices: Vec::new(), header })
+    }
+
+    /// Makes it the message of these pieces.
+    fn fill(&mut self, pieces: &[Piece]) -> *const libc::msghdr {
+        let slice = |p: &Piece| libc::iovec { iov_base: p.as_slice().as_ptr().cast_mut().cast(), iov_len: p.len() };
+        self.slices.clear();
+        self.slices.extend(pieces.iter().map(slice));
+        self.header.msg_iov = self.slices.as_mut_ptr();
+        self.header.msg_iovlen = self.slices.len() as _;
+        &raw const self.header
+    }
 }
 
 impl Uring {
@@ -76,8 +99,13 @@ impl Uring {
                 "this kernel's io_uring is too old (5.11 is needed)",
             ));
         }
-        let mut uring =
-            Self { ring, in_flight: Slab::new(), waiting: VecDeque::new(), workers: Workers::start(HELPER_THREADS)? };
+        let mut uring = Self {
+            ring,
+            in_flight: Slab::new(),
+            waiting: VecDeque::new(),
+            spare_messages: Vec::new(),
+            workers: Workers::start(HELPER_THREADS)?,
+        };
         uring.arm_bell();
         Ok(uring)
     }
@@ -134,6 +162,11 @@ impl Uring {
                 },
                 (false, op) => op,
             };
+            if let Some(message) = op.message
+                && self.spare_messages.len() < SPARE_MESSAGES_MAX
+            {
+                self.spare_messages.push(message);
+            }
             let result = u64::try_from(end.result()).map_err(|_| io::Error::from_raw_os_error(-end.result()));
             done.push(Completion { token: op.token, result, pieces: op.io.into_pieces() });
         }
@@ -187,8 +220,8 @@ fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
             opcode::Recv::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).build()
         }
         Io::Send { fd, pieces } => {
-            let message = op.message.insert(message(pieces));
-            opcode::SendMsg::new(types::Fd(*fd), &raw const message.header).flags(libc::MSG_NOSIGNAL as u32).build()
+            let message = op.message.get_or_insert_with(Message::new).fill(pieces);
+            opcode::SendMsg::new(types::Fd(*fd), message).flags(libc::MSG_NOSIGNAL as u32).build()
         }
         Io::Read { fd, offset, piece } => {
             let len = length(piece);
@@ -203,19 +236,6 @@ fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
     built.user_data(key as u64)
 }
 
-fn message(pieces: &[Piece]) -> Box<Message> {
-    let slices: Vec<libc::iovec> = pieces
-        .iter()
-        .map(|p| libc::iovec { iov_base: p.as_slice().as_ptr().cast_mut().cast(), iov_len: p.len() })
-        .collect();
-    // SAFETY: a zeroed msghdr is a message without address, data and control part.
-    let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
-    let mut message = Box::new(Message { slices, header });
-    message.header.msg_iov = message.slices.as_mut_ptr();
-    message.header.msg_iovlen = message.slices.len() as _;
-    message
-}
-
 impl Engine for Uring {
     fn name(&self) -> &'static str {
         "io_uring"
@@ -228,7 +248,8 @@ impl Engine for Uring {
         }
         let slot = self.in_flight.vacant_entry();
         let key = slot.key();
-        let op = slot.insert(InFlight { token, io, message: None });
+        let message = if matches!(io, Io::Send { .. }) { self.spare_messages.pop() } else { None };
+        let op = slot.insert(InFlight { token, io, message });
         self.waiting.push_back(entry(op, key));
     }
 
