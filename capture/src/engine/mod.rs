@@ -17,6 +17,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use farshore_changelog::ring::PayloadArea;
+
 pub use buffer::{HeapBuf, IoBuf, Piece, Pieces};
 
 /// Names an operation to the one who pushed it; given back with the completion. The engine does not look into it.
@@ -111,6 +113,16 @@ pub trait Wake: Send + Sync {
 pub trait Engine {
     /// Which engine this is, for the start-up line: `io_uring` or `thread pool`.
     fn name(&self) -> &'static str;
+
+    /// Says from where most writes will come, once and before the first of them, so that the kernel need not look that memory up for
+    /// each write. The engine keeps it mapped. One that has no use for it does nothing.
+    ///
+    /// # Errors
+    /// The kernel's (not enough lockable memory, not memory of `/dev/shm`, too much at once): writes from there are served as any
+    /// others.
+    fn register(&mut self, _memory: PayloadArea) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Queues an operation. It starts at the next [`Engine::wait`] at the latest. Never blocks and never fails: what goes
     /// wrong comes with the completion.

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_changelog::ring::PayloadArea;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use slab::Slab;
 
@@ -27,6 +28,8 @@ pub const HELPER_THREADS: usize = 4;
 const SPARE_MESSAGES_MAX: usize = 64;
 /// Most bytes of one read or write, as for read(2); the rest is a short count.
 const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
+/// The registered memory among the ring's: the only one.
+const REGISTERED: u16 = 0;
 /// The completion of the bell's poll, which no key of the in-flight table equals.
 const BELL: u64 = u64::MAX;
 
@@ -40,6 +43,8 @@ pub struct Uring {
     #[expect(clippy::vec_box, reason = "the kernel reads them in an operation, so they do not move")]
     spare_messages: Vec<Box<Message>>,
     workers: Workers,
+    /// Memory that the kernel has pinned for `ring`; declared after it, so that it is unmapped later.
+    registered: Option<PayloadArea>,
 }
 
 struct InFlight {
@@ -105,6 +110,7 @@ impl Uring {
             waiting: VecDeque::new(),
             spare_messages: Vec::new(),
             workers: Workers::start(HELPER_THREADS)?,
+            registered: None,
         };
         uring.arm_bell();
         Ok(uring)
@@ -171,7 +177,7 @@ impl Uring {
             done.push(Completion { token: op.token, result, pieces: op.io.into_pieces() });
         }
         for key in again {
-            let entry = entry(&mut self.in_flight[key], key);
+            let entry = entry(&mut self.in_flight[key], key, self.registered.as_ref());
             self.waiting.push_back(entry);
         }
         if rang {
@@ -209,7 +215,7 @@ fn length(piece: &Piece) -> u32 {
 }
 
 /// The submission of an operation that lies in the in-flight table at `key`.
-fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
+fn entry(op: &mut InFlight, key: usize, registered: Option<&PayloadArea>) -> squeue::Entry {
     let built = match &mut op.io {
         Io::Accept { fd } => {
             let none = std::ptr::null_mut();
@@ -228,7 +234,12 @@ fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
             opcode::Read::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).offset(*offset).build()
         }
         Io::Write { fd, offset, piece } => {
-            opcode::Write::new(types::Fd(*fd), piece.as_slice().as_ptr(), length(piece)).offset(*offset).build()
+            let (fd, bytes, len) = (types::Fd(*fd), piece.as_slice(), length(piece));
+            if registered.is_some_and(|area| area.holds(bytes)) {
+                opcode::WriteFixed::new(fd, bytes.as_ptr(), len, REGISTERED).offset(*offset).build()
+            } else {
+                opcode::Write::new(fd, bytes.as_ptr(), len).offset(*offset).build()
+            }
         }
         Io::Fdatasync { fd } => opcode::Fsync::new(types::Fd(*fd)).flags(types::FsyncFlags::DATASYNC).build(),
         Io::Call(_) => unreachable!("calls go to the helper threads"),
@@ -241,6 +252,14 @@ impl Engine for Uring {
         "io_uring"
     }
 
+    fn register(&mut self, memory: PayloadArea) -> io::Result<()> {
+        let whole = libc::iovec { iov_base: memory.start().cast(), iov_len: memory.bytes() };
+        // SAFETY: `memory` keeps the mapping, and is kept until after the ring is gone.
+        unsafe { self.ring.submitter().register_buffers(&[whole])? };
+        self.registered = Some(memory);
+        Ok(())
+    }
+
     fn push(&mut self, token: Token, io: Io) {
         if let Io::Call(call) = io {
             self.workers.push(token, call);
@@ -250,7 +269,7 @@ impl Engine for Uring {
         let key = slot.key();
         let message = if matches!(io, Io::Send { .. }) { self.spare_messages.pop() } else { None };
         let op = slot.insert(InFlight { token, io, message });
-        self.waiting.push_back(entry(op, key));
+        self.waiting.push_back(entry(op, key, self.registered.as_ref()));
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
