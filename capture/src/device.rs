@@ -3,7 +3,7 @@
 //! Two devices exist: the captured source disk ([`crate::tap::Tap`]) and [`crate::sync_device::SyncDevice`], which serves anything with
 //! blocking reads and writes, such as a point's view. A lane thread owns the device and drives it; nothing here locks.
 
-use crate::engine::{Completion, Engine, Piece, Token};
+use crate::engine::{Completion, Engine, Piece, Pieces, Token};
 
 /// What a front end may tell its client about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub enum Request {
 /// order, are filled with the request's bytes. Whatever lies around those ranges belongs to the device.
 pub struct Payload {
     /// The pieces, in the order of the disk.
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
 }
 
 /// One extent of a block status answer (`base:allocation`).
@@ -106,7 +106,7 @@ pub enum Answer {
     /// Done, nothing to hand over.
     Done,
     /// The bytes read: the pieces' ranges in order.
-    Data(Vec<Piece>),
+    Data(Pieces),
     /// The extents, in order, from the request's offset.
     Extents(Vec<Extent>),
 }
@@ -135,6 +135,11 @@ pub trait Device {
 
     /// Takes memory back whose payload never came whole (the client went away).
     fn give_back(&mut self, payload: Payload);
+
+    /// Takes the memory back in which the data of a read lay, once it has been sent: the next read may use it.
+    fn sent(&mut self, data: Piece) {
+        drop(data);
+    }
 
     /// Starts a request; `payload` is the filled memory of a write, `None` for all others. Its end comes through `finished`,
     /// at once or later.

@@ -3,54 +3,69 @@
 //! Pure and single-threaded: the lane thread that owns the disk asks and releases. It is fair: a range waits for every earlier
 //! range that it overlaps, held or waiting, and for nothing else; so a later request never overtakes an earlier one that it
 //! overlaps, and none starves. The count of entries is the count of a disk's requests in flight, which front ends bound; a
-//! request costs one pass over them.
+//! request costs one pass over them, and no memory once the list has grown to their number.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use farshore_changelog::units::ByteRange;
+use smallvec::SmallVec;
 
 /// Names one request for a range. Tickets rise in the order of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// The lock of one disk.
-#[derive(Debug, Default)]
-pub struct RangeLock {
-    entries: BTreeMap<Ticket, Entry>,
+/// Those who hold their range from now on, oldest first.
+pub type Granted<H> = SmallVec<[H; 4]>;
+
+/// The lock of one disk. `H` says who asks for a range.
+#[derive(Debug)]
+pub struct RangeLock<H> {
+    /// In the order of their tickets.
+    entries: VecDeque<Entry<H>>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<H> {
+    ticket: Ticket,
+    holder: H,
     range: ByteRange,
     /// Earlier entries that overlap it and are not released yet; it is held once there is none.
     blockers: usize,
 }
 
-impl RangeLock {
-    /// Asks for `range`. The second value says whether it is held at once; else a later [`RangeLock::release`] names the ticket.
-    pub fn request(&mut self, range: ByteRange) -> (Ticket, bool) {
-        let blockers = self.entries.values().filter(|e| e.range.overlaps(range)).count();
+impl<H> Default for RangeLock<H> {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), next: 0 }
+    }
+}
+
+impl<H: Copy> RangeLock<H> {
+    /// Asks for `range`, for `holder`. The second value says whether it is held at once; else a later [`RangeLock::release`] names
+    /// the holder.
+    pub fn request(&mut self, range: ByteRange, holder: H) -> (Ticket, bool) {
+        let blockers = self.entries.iter().filter(|e| e.range.overlaps(range)).count();
         let ticket = Ticket(self.next);
         self.next += 1;
-        self.entries.insert(ticket, Entry { range, blockers });
+        self.entries.push_back(Entry { ticket, holder, range, blockers });
         (ticket, blockers == 0)
     }
 
-    /// Gives a range back that is held, and names the tickets that are held from now on, oldest first.
+    /// Gives a range back that is held, and names those who hold theirs from now on.
     ///
     /// # Panics
     /// When the ticket is not held: a programming error that would put the order of writes at risk.
     #[must_use]
-    pub fn release(&mut self, ticket: Ticket) -> Vec<Ticket> {
-        let entry = self.entries.remove(&ticket).expect("a ticket is released once");
+    pub fn release(&mut self, ticket: Ticket) -> Granted<H> {
+        let found = self.entries.binary_search_by_key(&ticket, |e| e.ticket).ok();
+        let (at, entry) = found.and_then(|at| Some((at, self.entries.remove(at)?))).expect("a ticket is released once");
         assert_eq!(entry.blockers, 0, "a range that is not held yet cannot be released");
-        let mut granted = Vec::new();
-        for (later, waiting) in self.entries.range_mut(ticket..) {
+        let mut granted = Granted::new();
+        for waiting in self.entries.range_mut(at..) {
             if waiting.range.overlaps(entry.range) {
                 waiting.blockers -= 1;
                 if waiting.blockers == 0 {
-                    granted.push(*later);
+                    granted.push(waiting.holder);
                 }
             }
         }
@@ -96,18 +111,18 @@ mod tests {
     #[test]
     fn a_waiting_range_holds_up_later_ones_that_overlap_it() {
         let mut lock = RangeLock::default();
-        let (a, held) = lock.request(range(0, 10));
+        let (a, held) = lock.request(range(0, 10), 'a');
         assert!(held);
-        let (b, held) = lock.request(range(5, 10));
+        let (b, held) = lock.request(range(5, 10), 'b');
         assert!(!held);
-        let (c, held) = lock.request(range(12, 5));
+        let (c, held) = lock.request(range(12, 5), 'c');
         assert!(!held, "free of a, but b came first");
-        let (d, held) = lock.request(range(20, 5));
+        let (d, held) = lock.request(range(20, 5), 'd');
         assert!(held);
-        assert_eq!(lock.release(a), [b]);
-        assert_eq!(lock.release(d), []);
-        assert_eq!(lock.release(b), [c]);
-        assert_eq!(lock.release(c), []);
+        assert_eq!(lock.release(a)[..], ['b']);
+        assert_eq!(lock.release(d)[..], []);
+        assert_eq!(lock.release(b)[..], ['c']);
+        assert_eq!(lock.release(c)[..], []);
         assert!(lock.is_empty());
     }
 
@@ -115,12 +130,13 @@ mod tests {
         #[test]
         fn it_does_what_the_model_does(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..12, any::<prop::sample::Index>()), 1..200)) {
             let (mut lock, mut model) = (RangeLock::default(), Model::default());
-            let mut held: Vec<Ticket> = Vec::new();
+            let (mut held, mut tickets): (Vec<Ticket>, Vec<Ticket>) = (Vec::new(), Vec::new());
             for (take, start, len, pick) in steps {
                 if take || held.is_empty() {
                     let wanted = range(start, len);
-                    let (ticket, now) = lock.request(wanted);
+                    let (ticket, now) = lock.request(wanted, tickets.len());
                     model.0.push((ticket, wanted));
+                    tickets.push(ticket);
                     if now {
                         held.push(ticket);
                     }
@@ -128,7 +144,7 @@ mod tests {
                     let ticket = held.remove(pick.index(held.len()));
                     let granted = lock.release(ticket);
                     prop_assert!(granted.is_sorted());
-                    held.extend(granted);
+                    held.extend(granted.into_iter().map(|n| tickets[n]));
                     model.0.retain(|(t, _)| *t != ticket);
                 }
                 held.sort();
@@ -136,7 +152,7 @@ mod tests {
             }
             // Nothing is left behind: releasing all that is held, again and again, empties it.
             while let Some(ticket) = held.pop() {
-                held.extend(lock.release(ticket));
+                held.extend(lock.release(ticket).into_iter().map(|n| tickets[n]));
             }
             prop_assert!(lock.is_empty());
         }

@@ -1,7 +1,6 @@
 //! A device over anything with blocking reads and writes, such as a recovery point's view: each request is a call on one of
 //! the engine's helper threads.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use farshore_changelog::units::ByteRange;
 use slab::Slab;
 
 use crate::device::{Answer, Device, DeviceInfo, DeviceTokens, Extent, Finished, Payload, Request, RequestId};
-use crate::engine::{Call, Completion, Engine, Io, Piece};
+use crate::engine::{Call, Completion, Engine, Io, Piece, Pieces};
 use crate::range_lock::{RangeLock, Ticket};
 
 /// Longest request, in bytes: what a client may assume that did not ask.
@@ -94,8 +93,8 @@ pub struct SyncDevice<T> {
     info: DeviceInfo,
     tokens: DeviceTokens,
     jobs: Slab<Job>,
-    lock: RangeLock,
-    waiting: HashMap<Ticket, usize>,
+    /// Held, or waited for, by a job.
+    lock: RangeLock<usize>,
     /// Payload handed out and not written yet, in bytes.
     payload_bytes: u64,
 }
@@ -118,7 +117,6 @@ impl<T: Blocking> SyncDevice<T> {
             tokens: DeviceTokens { owner },
             jobs: Slab::new(),
             lock: RangeLock::default(),
-            waiting: HashMap::new(),
             payload_bytes: 0,
         }
     }
@@ -130,10 +128,10 @@ impl<T: Blocking> SyncDevice<T> {
             Request::Read { offset, len } => Box::new(move || {
                 // Allocated here, so that requests which wait for a thread hold no memory.
                 let mut piece = Piece::heap(len as usize);
-                (inner.read_at(piece.as_mut_slice(), offset).map(|()| u64::from(len)), vec![piece])
+                (inner.read_at(piece.as_mut_slice(), offset).map(|()| u64::from(len)), [piece].into())
             }),
             Request::Write { offset, fua, .. } => {
-                let pieces = payload.map_or_else(Vec::new, |p| p.pieces);
+                let pieces = payload.map_or_else(Pieces::new, |p| p.pieces);
                 plain(move || {
                     let mut at = offset;
                     for piece in &pieces {
@@ -169,7 +167,7 @@ impl<T: Blocking> SyncDevice<T> {
 }
 
 fn plain(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Call {
-    Box::new(move || (work().map(|()| 0), Vec::new()))
+    Box::new(move || (work().map(|()| 0), Pieces::new()))
 }
 
 /// The bytes that a request changes.
@@ -192,7 +190,7 @@ impl<T: Blocking> Device for SyncDevice<T> {
             return None;
         }
         self.payload_bytes = wanted;
-        Some(Payload { pieces: vec![Piece::heap(len as usize)] })
+        Some(Payload { pieces: [Piece::heap(len as usize)].into() })
     }
 
     fn give_back(&mut self, payload: Payload) {
@@ -211,18 +209,16 @@ impl<T: Blocking> Device for SyncDevice<T> {
         let reads = matches!(request, Request::Read { .. });
         let mut job = Job { id, ticket: None, call: None, extents: None, payload_bytes, reads };
         let call = self.call(request, payload, &mut job);
+        let key = self.jobs.insert(job);
         let held = changes(&request).is_none_or(|range| {
-            let (ticket, held) = self.lock.request(range);
-            job.ticket = Some(ticket);
+            let (ticket, held) = self.lock.request(range, key);
+            self.jobs[key].ticket = Some(ticket);
             held
         });
-        let ticket = job.ticket;
-        let key = self.jobs.insert(job);
         if held {
             engine.push(self.tokens.token(key as u32), Io::Call(call));
-        } else if let Some(ticket) = ticket {
+        } else {
             self.jobs[key].call = Some(call);
-            self.waiting.insert(ticket, key);
         }
     }
 
@@ -231,8 +227,7 @@ impl<T: Blocking> Device for SyncDevice<T> {
         let job = self.jobs.remove(key as usize);
         self.payload_bytes -= job.payload_bytes;
         if let Some(ticket) = job.ticket {
-            for granted in self.lock.release(ticket) {
-                let Some(key) = self.waiting.remove(&granted) else { continue };
+            for key in self.lock.release(ticket) {
                 if let Some(call) = self.jobs[key].call.take() {
                     engine.push(self.tokens.token(key as u32), Io::Call(call));
                 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use farshore_changelog::ring::Slot;
+use smallvec::SmallVec;
 
 /// Alignment of every buffer's first byte: what the strictest O_DIRECT asks for, and the ring's payloads have it too.
 pub const BUFFER_ALIGN_BYTES: usize = 4096;
@@ -104,6 +105,9 @@ pub struct Piece {
     /// The bytes of it that count; within the buffer.
     pub range: Range<usize>,
 }
+
+/// The buffers of an operation, in order: nearly always one, which then lies in the operation itself.
+pub type Pieces = SmallVec<[Piece; 1]>;
 
 impl Piece {
     /// The whole of `buf`.

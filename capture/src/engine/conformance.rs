@@ -2,10 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use farshore_changelog::clock;
+use farshore_changelog::ids::{DiskName, Epoch, GroupName};
+use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Ring, RingSpec, boot_id};
+use smallvec::smallvec;
 
 use super::*;
 use crate::lane::accepted;
@@ -64,6 +68,45 @@ fn disk_bytes_go_out_and_come_back(engine: &mut dyn Engine) {
     assert_eq!(engine.in_flight(), 0);
 }
 
+fn writes_from_a_ring_reach_the_disk(engine: &mut dyn Engine) {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let disk = DiskEntry {
+        name: DiskName::new("vda").unwrap(),
+        size_bytes: 1 << 20,
+        identity: DiskIdentity { kind: DiskKind::File, device: 1, inode: 1 },
+        block_bytes: 512,
+    };
+    let spec = RingSpec {
+        group: GroupName::new("g").unwrap(),
+        epoch: Epoch(1),
+        boot_id: boot_id().unwrap(),
+        lanes: 1,
+        slots_per_lane: 128,
+        payload_bytes_per_lane: 4 << 20,
+        created: clock::wall(),
+        disks: vec![disk],
+    };
+    let ring = Ring::create(&dir.path().join("ring"), &spec).unwrap();
+    let mut producer = ring.producer(0);
+    // A system that refuses it (little lockable memory) does the same writes.
+    println!("registered: {:?}", engine.register(ring.payload_area(0)));
+    let area = ring.payload_area(0);
+    assert!(!area.holds(HeapBuf::new(512).as_slice()));
+    drop(ring);
+    for n in 0..100_u8 {
+        let mut slot = producer.reserve(8192).unwrap();
+        slot.payload_mut().fill(n);
+        assert!(area.holds(slot.payload()));
+        let piece = Piece { buf: IoBuf::Slot(slot), range: 4096..8192 };
+        engine.push(Token(n.into()), Io::Write { fd: file.as_raw_fd(), offset: u64::from(n) * 4096, piece });
+    }
+    assert!(run(engine, 100).iter().all(|c| *c.result.as_ref().unwrap() == 4096));
+    let mut all = vec![0; 100 * 4096];
+    file.read_exact_at(&mut all, 0).unwrap();
+    assert!(all.chunks(4096).enumerate().all(|(n, page)| page.iter().all(|b| usize::from(*b) == n)));
+}
+
 fn errors_come_with_the_completion(engine: &mut dyn Engine) {
     let read_only = std::fs::File::open("/proc/self/exe").unwrap();
     engine.push(Token(1), Io::Write { fd: read_only.as_raw_fd(), offset: 0, piece: buf(b"x") });
@@ -93,7 +136,7 @@ fn a_stream_is_accepted_received_and_sent(engine: &mut dyn Engine) {
 
     // A pending receive does not keep a send on the same socket waiting.
     engine.push(Token(2), Io::Recv { fd, piece: Piece { buf: IoBuf::Heap(HeapBuf::new(64)), range: 8..64 } });
-    engine.push(Token(3), Io::Send { fd, pieces: vec![buf(b"far"), buf(b"sh"), buf(b"ore")] });
+    engine.push(Token(3), Io::Send { fd, pieces: smallvec![buf(b"far"), buf(b"sh"), buf(b"ore")] });
     let sent = run(engine, 1);
     assert_eq!((sent[0].token, *sent[0].result.as_ref().unwrap(), sent[0].pieces.len()), (Token(3), 8, 3));
     let mut got = [0; 8];
@@ -107,7 +150,7 @@ fn a_stream_is_accepted_received_and_sent(engine: &mut dyn Engine) {
     drop(client);
     engine.push(Token(4), Io::Recv { fd, piece: Piece::heap(8) });
     assert_eq!(*run(engine, 1)[0].result.as_ref().unwrap(), 0, "the end of the stream");
-    engine.push(Token(5), Io::Send { fd, pieces: vec![buf(b"x")] });
+    engine.push(Token(5), Io::Send { fd, pieces: smallvec![buf(b"x")] });
     assert_eq!(errno(&run(engine, 1)[0]), Some(libc::EPIPE), "and no SIGPIPE");
 }
 
@@ -123,7 +166,7 @@ fn a_full_socket_makes_the_send_wait_or_short(engine: &mut dyn Engine) {
     let mut sent = 0;
     let mut piece = buf(&(0..total).map(|n| (n % 253) as u8).collect::<Vec<_>>());
     while sent < total {
-        engine.push(Token(7), Io::Send { fd: ours.as_raw_fd(), pieces: vec![piece] });
+        engine.push(Token(7), Io::Send { fd: ours.as_raw_fd(), pieces: smallvec![piece] });
         let mut end = run(engine, 1).remove(0);
         sent += usize::try_from(end.result.unwrap()).unwrap();
         piece = end.pieces.remove(0);
@@ -154,7 +197,7 @@ fn calls_run_elsewhere_and_a_panic_in_one_is_an_error(engine: &mut dyn Engine) {
         let call: Call = Box::new(move || {
             assert_ne!(std::thread::current().id(), here);
             assert!(n != 50, "as the test wants");
-            (Ok(n * 2), vec![Piece::heap(1)])
+            (Ok(n * 2), smallvec![Piece::heap(1)])
         });
         engine.push(Token(n), Io::Call(call));
     }
@@ -213,6 +256,7 @@ macro_rules! suites {
 
 suites!(
     disk_bytes_go_out_and_come_back,
+    writes_from_a_ring_reach_the_disk,
     errors_come_with_the_completion,
     a_stream_is_accepted_received_and_sent,
     a_full_socket_makes_the_send_wait_or_short,

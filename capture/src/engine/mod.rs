@@ -9,6 +9,7 @@ pub mod buffer;
 mod conformance;
 mod fd;
 pub mod pool;
+pub mod spare;
 pub mod uring;
 mod workers;
 
@@ -16,7 +17,9 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-pub use buffer::{HeapBuf, IoBuf, Piece};
+use farshore_changelog::ring::PayloadArea;
+
+pub use buffer::{HeapBuf, IoBuf, Piece, Pieces};
 
 /// Names an operation to the one who pushed it; given back with the completion. The engine does not look into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +27,7 @@ pub struct Token(pub u64);
 
 /// Work that no completion interface covers (fallocate modes, ioctls, SEEK_HOLE, a point view's reads): run on a helper
 /// thread, answers with its buffer.
-pub type Call = Box<dyn FnOnce() -> (io::Result<u64>, Vec<Piece>) + Send>;
+pub type Call = Box<dyn FnOnce() -> (io::Result<u64>, Pieces) + Send>;
 
 /// One operation. `fd` must stay open until the completion; whoever pushes it keeps it so. Sockets are in blocking mode (the
 /// engines do not block on them all the same). To end a pending operation on a socket, `shutdown(2)` it.
@@ -46,7 +49,7 @@ pub enum Io {
         /// A stream socket.
         fd: RawFd,
         /// What, at most [`SEND_PIECES_MAX`] pieces.
-        pieces: Vec<Piece>,
+        pieces: Pieces,
     },
     /// Reads a disk at `offset` into the piece; may be short.
     Read {
@@ -78,10 +81,10 @@ pub enum Io {
 impl Io {
     /// The buffers it holds, in order.
     #[must_use]
-    pub fn into_pieces(self) -> Vec<Piece> {
+    pub fn into_pieces(self) -> Pieces {
         match self {
-            Io::Accept { .. } | Io::Fdatasync { .. } | Io::Call(_) => Vec::new(),
-            Io::Recv { piece, .. } | Io::Read { piece, .. } | Io::Write { piece, .. } => vec![piece],
+            Io::Accept { .. } | Io::Fdatasync { .. } | Io::Call(_) => Pieces::new(),
+            Io::Recv { piece, .. } | Io::Read { piece, .. } | Io::Write { piece, .. } => [piece].into(),
             Io::Send { pieces, .. } => pieces,
         }
     }
@@ -97,7 +100,7 @@ pub struct Completion {
     /// The operation's value, or the kernel's error.
     pub result: io::Result<u64>,
     /// The pieces that went in (or that a [`Call`] gave back).
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
 }
 
 /// Lets another thread wake an engine that waits.
@@ -110,6 +113,16 @@ pub trait Wake: Send + Sync {
 pub trait Engine {
     /// Which engine this is, for the start-up line: `io_uring` or `thread pool`.
     fn name(&self) -> &'static str;
+
+    /// Says from where most writes will come, once and before the first of them, so that the kernel need not look that memory up for
+    /// each write. The engine keeps it mapped. One that has no use for it does nothing.
+    ///
+    /// # Errors
+    /// The kernel's (not enough lockable memory, not memory of `/dev/shm`, too much at once): writes from there are served as any
+    /// others.
+    fn register(&mut self, _memory: PayloadArea) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Queues an operation. It starts at the next [`Engine::wait`] at the latest. Never blocks and never fails: what goes
     /// wrong comes with the completion.

@@ -13,7 +13,7 @@ use nix::sys::uio::{pread, pwrite};
 
 use super::fd::borrow;
 use super::workers::Workers;
-use super::{Call, Completion, Engine, Io, Piece, Token, Wake};
+use super::{Call, Completion, Engine, Io, Piece, Pieces, Token, Wake};
 
 /// Threads for disk operations: as many of them run at once, the rest wait in the queue.
 pub const DISK_THREADS: usize = 8;
@@ -200,7 +200,7 @@ fn read(fd: RawFd, offset: u64, mut piece: Piece) -> Call {
         let result = borrow(fd)
             .and_then(|fd| Ok((fd, off(offset)?)))
             .and_then(|(fd, at)| uninterrupted(|| pread(fd, piece.as_mut_slice(), at)));
-        (result.map(|n| n as u64), vec![piece])
+        (result.map(|n| n as u64), [piece].into())
     })
 }
 
@@ -209,11 +209,11 @@ fn write(fd: RawFd, offset: u64, piece: Piece) -> Call {
         let result = borrow(fd)
             .and_then(|fd| Ok((fd, off(offset)?)))
             .and_then(|(fd, at)| uninterrupted(|| pwrite(fd, piece.as_slice(), at)));
-        (result.map(|n| n as u64), vec![piece])
+        (result.map(|n| n as u64), [piece].into())
     })
 }
 
 fn fdatasync(fd: RawFd) -> Call {
     // Not repeated on EINTR or on any other error: after a failed fdatasync the next one may lie.
-    Box::new(move || (borrow(fd).and_then(|fd| Ok(nix::unistd::fdatasync(fd)?)).map(|()| 0), Vec::new()))
+    Box::new(move || (borrow(fd).and_then(|fd| Ok(nix::unistd::fdatasync(fd)?)).map(|()| 0), Pieces::new()))
 }

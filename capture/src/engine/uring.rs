@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_changelog::ring::PayloadArea;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use slab::Slab;
 
@@ -23,8 +24,12 @@ const SUBMISSION_ENTRIES: u32 = 256;
 const COMPLETION_ENTRIES: u32 = 2048;
 /// Helper threads for [`Io::Call`].
 pub const HELPER_THREADS: usize = 4;
+/// Message headers kept for the next sends: a lane's connections send one at a time each.
+const SPARE_MESSAGES_MAX: usize = 64;
 /// Most bytes of one read or write, as for read(2); the rest is a short count.
 const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
+/// The registered memory among the ring's: the only one.
+const REGISTERED: u16 = 0;
 /// The completion of the bell's poll, which no key of the in-flight table equals.
 const BELL: u64 = u64::MAX;
 
@@ -34,19 +39,42 @@ pub struct Uring {
     in_flight: Slab<InFlight>,
     /// Built entries that have not found room in the submission queue yet.
     waiting: VecDeque<squeue::Entry>,
+    /// What sends that are over have left for the next ones.
+    #[expect(clippy::vec_box, reason = "the kernel reads them in an operation, so they do not move")]
+    spare_messages: Vec<Box<Message>>,
     workers: Workers,
+    /// Memory that the kernel has pinned for `ring`; declared after it, so that it is unmapped later.
+    registered: Option<PayloadArea>,
 }
 
 struct InFlight {
     token: Token,
     io: Io,
-    /// What sendmsg reads; boxed, so that it does not move.
+    /// Of a send, what sendmsg reads; boxed, so that it does not move.
     message: Option<Box<Message>>,
 }
 
 struct Message {
     slices: Vec<libc::iovec>,
     header: libc::msghdr,
+}
+
+impl Message {
+    fn new() -> Box<Self> {
+        // SAFETY: a zeroed msghdr is a message without address, data and control part.
+        let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        Box::new(Self { slices: Vec::new(), header })
+    }
+
+    /// Makes it the message of these pieces.
+    fn fill(&mut self, pieces: &[Piece]) -> *const libc::msghdr {
+        let slice = |p: &Piece| libc::iovec { iov_base: p.as_slice().as_ptr().cast_mut().cast(), iov_len: p.len() };
+        self.slices.clear();
+        self.slices.extend(pieces.iter().map(slice));
+        self.header.msg_iov = self.slices.as_mut_ptr();
+        self.header.msg_iovlen = self.slices.len() as _;
+        &raw const self.header
+    }
 }
 
 impl Uring {
@@ -76,8 +104,14 @@ impl Uring {
                 "this kernel's io_uring is too old (5.11 is needed)",
             ));
         }
-        let mut uring =
-            Self { ring, in_flight: Slab::new(), waiting: VecDeque::new(), workers: Workers::start(HELPER_THREADS)? };
+        let mut uring = Self {
+            ring,
+            in_flight: Slab::new(),
+            waiting: VecDeque::new(),
+            spare_messages: Vec::new(),
+            workers: Workers::start(HELPER_THREADS)?,
+            registered: None,
+        };
         uring.arm_bell();
         Ok(uring)
     }
@@ -134,11 +168,16 @@ impl Uring {
                 },
                 (false, op) => op,
             };
+            if let Some(message) = op.message
+                && self.spare_messages.len() < SPARE_MESSAGES_MAX
+            {
+                self.spare_messages.push(message);
+            }
             let result = u64::try_from(end.result()).map_err(|_| io::Error::from_raw_os_error(-end.result()));
             done.push(Completion { token: op.token, result, pieces: op.io.into_pieces() });
         }
         for key in again {
-            let entry = entry(&mut self.in_flight[key], key);
+            let entry = entry(&mut self.in_flight[key], key, self.registered.as_ref());
             self.waiting.push_back(entry);
         }
         if rang {
@@ -176,7 +215,7 @@ fn length(piece: &Piece) -> u32 {
 }
 
 /// The submission of an operation that lies in the in-flight table at `key`.
-fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
+fn entry(op: &mut InFlight, key: usize, registered: Option<&PayloadArea>) -> squeue::Entry {
     let built = match &mut op.io {
         Io::Accept { fd } => {
             let none = std::ptr::null_mut();
@@ -187,15 +226,20 @@ fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
             opcode::Recv::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).build()
         }
         Io::Send { fd, pieces } => {
-            let message = op.message.insert(message(pieces));
-            opcode::SendMsg::new(types::Fd(*fd), &raw const message.header).flags(libc::MSG_NOSIGNAL as u32).build()
+            let message = op.message.get_or_insert_with(Message::new).fill(pieces);
+            opcode::SendMsg::new(types::Fd(*fd), message).flags(libc::MSG_NOSIGNAL as u32).build()
         }
         Io::Read { fd, offset, piece } => {
             let len = length(piece);
             opcode::Read::new(types::Fd(*fd), piece.as_mut_slice().as_mut_ptr(), len).offset(*offset).build()
         }
         Io::Write { fd, offset, piece } => {
-            opcode::Write::new(types::Fd(*fd), piece.as_slice().as_ptr(), length(piece)).offset(*offset).build()
+            let (fd, bytes, len) = (types::Fd(*fd), piece.as_slice(), length(piece));
+            if registered.is_some_and(|area| area.holds(bytes)) {
+                opcode::WriteFixed::new(fd, bytes.as_ptr(), len, REGISTERED).offset(*offset).build()
+            } else {
+                opcode::Write::new(fd, bytes.as_ptr(), len).offset(*offset).build()
+            }
         }
         Io::Fdatasync { fd } => opcode::Fsync::new(types::Fd(*fd)).flags(types::FsyncFlags::DATASYNC).build(),
         Io::Call(_) => unreachable!("calls go to the helper threads"),
@@ -203,22 +247,17 @@ fn entry(op: &mut InFlight, key: usize) -> squeue::Entry {
     built.user_data(key as u64)
 }
 
-fn message(pieces: &[Piece]) -> Box<Message> {
-    let slices: Vec<libc::iovec> = pieces
-        .iter()
-        .map(|p| libc::iovec { iov_base: p.as_slice().as_ptr().cast_mut().cast(), iov_len: p.len() })
-        .collect();
-    // SAFETY: a zeroed msghdr is a message without address, data and control part.
-    let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
-    let mut message = Box::new(Message { slices, header });
-    message.header.msg_iov = message.slices.as_mut_ptr();
-    message.header.msg_iovlen = message.slices.len() as _;
-    message
-}
-
 impl Engine for Uring {
     fn name(&self) -> &'static str {
         "io_uring"
+    }
+
+    fn register(&mut self, memory: PayloadArea) -> io::Result<()> {
+        let whole = libc::iovec { iov_base: memory.start().cast(), iov_len: memory.bytes() };
+        // SAFETY: `memory` keeps the mapping, and is kept until after the ring is gone.
+        unsafe { self.ring.submitter().register_buffers(&[whole])? };
+        self.registered = Some(memory);
+        Ok(())
     }
 
     fn push(&mut self, token: Token, io: Io) {
@@ -228,8 +267,9 @@ impl Engine for Uring {
         }
         let slot = self.in_flight.vacant_entry();
         let key = slot.key();
-        let op = slot.insert(InFlight { token, io, message: None });
-        self.waiting.push_back(entry(op, key));
+        let message = if matches!(io, Io::Send { .. }) { self.spare_messages.pop() } else { None };
+        let op = slot.insert(InFlight { token, io, message });
+        self.waiting.push_back(entry(op, key, self.registered.as_ref()));
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {

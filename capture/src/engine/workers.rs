@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Call, Completion, Token, Wake};
+use super::{Call, Completion, Pieces, Token, Wake};
 
 /// An eventfd: rung by workers and by [`Wake::wake`], waited for by the engine.
 pub(super) struct Bell(EventFd);
@@ -93,7 +93,7 @@ fn work(to_do: &Receiver<(Token, Call)>, report: &Sender<Completion>, bell: &Bel
     for (token, call) in to_do {
         // A panic must not lose the completion: someone waits for it.
         let (result, pieces) = catch_unwind(AssertUnwindSafe(call))
-            .unwrap_or_else(|_| (Err(io::Error::other("a helper thread panicked in this operation")), Vec::new()));
+            .unwrap_or_else(|_| (Err(io::Error::other("a helper thread panicked in this operation")), Pieces::new()));
         if report.send(Completion { token, result, pieces }).is_err() {
             return; // the engine is gone
         }

@@ -238,9 +238,11 @@ impl<D: Device> Lane<D> {
             if self.touched.is_empty() && self.finished.is_empty() {
                 break;
             }
-            for key in std::mem::take(&mut self.touched) {
-                self.advance_peer(key, now);
-            }
+            let mut touched = std::mem::take(&mut self.touched);
+            touched.drain(..).for_each(|key| self.advance_peer(key, now));
+            // Whom that touched comes in the next round, in the same list: it has its memory already.
+            touched.append(&mut self.touched);
+            self.touched = touched;
         }
         for disk in self.disks.iter_mut().filter(|d| d.used) {
             let soon = now + TICK_AFTER_USE;

@@ -74,13 +74,13 @@ impl<D: Device> Lane<D> {
                 let mut ctx = ctx(&mut self.disks[conn.device], self.engine.as_mut(), &mut self.finished);
                 conn.received(socket, &mut ctx, completion);
             }
-            Stage::Serving(conn) => conn.sent(socket, completion),
+            Stage::Serving(conn) => conn.sent(socket, &mut self.disks[conn.device].device, completion),
         }
         self.touched.push(key);
     }
 
     pub(super) fn hand_out_answers(&mut self) {
-        for Finished { id, result } in std::mem::take(&mut self.finished) {
+        for Finished { id, result } in self.finished.drain(..) {
             let (key, own) = Conn::split(id);
             let key = key as usize;
             if let Some(Peer { socket, stage: Stage::Serving(conn), .. }) = self.peers.get_mut(key) {

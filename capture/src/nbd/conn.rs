@@ -17,7 +17,7 @@ use super::reply;
 use super::request::{Agreed, Checked, Header, Refusal, check};
 use super::socket::Socket;
 use crate::device::{Answer, Device, Finished, Request, RequestId};
-use crate::engine::{Completion, Engine, Piece};
+use crate::engine::{Completion, Engine, Piece, Pieces};
 
 /// Most requests of one connection that are not answered, or whose answer is not sent.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     inbox: Inbox,
     requests: Slab<InFlight>,
     charged: Cost,
+    /// The head of an answer while it is made.
+    head: Vec<u8>,
     /// No further request is taken; the connection is closed when the last answer has been sent.
     leaving: bool,
 }
@@ -77,6 +79,7 @@ impl Conn {
             inbox: Inbox::new(),
             requests: Slab::new(),
             charged: Cost::default(),
+            head: Vec::new(),
             leaving: false,
         }
     }
@@ -162,8 +165,8 @@ impl Conn {
     }
 
     /// A send has ended.
-    pub(crate) fn sent(&mut self, socket: &mut Socket, completion: Completion) {
-        self.charged.sub(socket.sent(completion));
+    pub(crate) fn sent(&mut self, socket: &mut Socket, device: &mut dyn Device, completion: Completion) {
+        self.charged.sub(socket.sent(completion, &mut |data| device.sent(data)));
     }
 
     fn header_whole(&mut self, socket: &mut Socket, ctx: &mut Ctx<'_>, header: &[u8; REQUEST_BYTES]) {
@@ -243,68 +246,62 @@ impl Conn {
             return;
         }
         let InFlight { handle, request, cost } = done;
-        let mut head = Vec::with_capacity(64);
-        let mut data = Vec::new();
+        let (head, structured) = (&mut self.head, self.agreed.structured);
+        let mut data = Pieces::new();
+        head.clear();
         match (request, result) {
             (_, Err(error)) => {
                 let fast = matches!(request, Request::WriteZeroes { fast: true, .. });
                 let value = reply::error_value(&error, fast);
-                self.write_error(&mut head, handle, value, &error.to_string());
+                error_head(head, structured, handle, value, &error.to_string());
             }
             (Request::Read { offset, len }, Ok(answer)) => match read_data(answer, len) {
                 Some(pieces) => {
-                    if self.agreed.structured {
-                        reply::data_head(&mut head, handle, offset, len as usize);
+                    if structured {
+                        reply::data_head(head, handle, offset, len as usize);
                     } else {
-                        reply::simple(&mut head, handle, 0);
+                        reply::simple(head, handle, 0);
                     }
                     data = pieces;
                 }
                 None => {
                     tracing::error!(offset, len, "a device answered a read with another length");
-                    self.write_error(&mut head, handle, EIO, "the device answered another length");
+                    error_head(head, structured, handle, EIO, "the device answered another length");
                 }
             },
             (Request::BlockStatus { len, one, .. }, Ok(answer)) => {
                 let extents = if let Answer::Extents(extents) = answer { extents } else { Vec::new() };
                 let len = u32::try_from(len).unwrap_or(u32::MAX);
-                reply::block_status(&mut head, handle, &extents, len, one);
+                reply::block_status(head, handle, &extents, len, one);
             }
-            (_, Ok(_)) => reply::simple(&mut head, handle, 0),
+            (_, Ok(_)) => reply::simple(head, handle, 0),
         }
-        socket.outbox.push(&head, data, cost);
-    }
-
-    fn write_error(&self, head: &mut Vec<u8>, handle: u64, value: u32, message: &str) {
-        if self.agreed.structured {
-            reply::error(head, handle, value, message);
-        } else {
-            reply::simple(head, handle, value);
-        }
+        socket.outbox.push(head, data, cost);
     }
 
     /// Answers an error without having run anything. It counts as a request until it is sent.
     fn refuse(&mut self, socket: &mut Socket, handle: u64, refusal: Refusal) {
-        let mut head = Vec::with_capacity(128);
-        self.write_error(&mut head, handle, refusal.error, refusal.why);
-        self.answer_at_once(socket, &head);
+        self.head.clear();
+        error_head(&mut self.head, self.agreed.structured, handle, refusal.error, refusal.why);
+        self.answer_at_once(socket);
     }
 
     /// Answers a request about no byte.
     fn answer_empty(&mut self, socket: &mut Socket, header: &Header) {
-        let mut head = Vec::with_capacity(32);
+        self.head.clear();
         if self.agreed.structured {
-            reply::none(&mut head, header.handle);
+            reply::none(&mut self.head, header.handle);
         } else {
-            reply::simple(&mut head, header.handle, 0);
+            reply::simple(&mut self.head, header.handle, 0);
         }
-        self.answer_at_once(socket, &head);
+        self.answer_at_once(socket);
     }
 
-    fn answer_at_once(&mut self, socket: &mut Socket, head: &[u8]) {
+    /// Queues the head that was just made.
+    fn answer_at_once(&mut self, socket: &mut Socket) {
         let cost = Cost { requests: 1, bytes: 0 };
         self.charged.add(cost);
-        socket.outbox.push(head, Vec::new(), cost);
+        socket.outbox.push(&self.head, Pieces::new(), cost);
     }
 
     /// Starts what can be started: the next receive, the next send, a request held by the connection's own limits.
@@ -350,6 +347,15 @@ impl Conn {
     }
 }
 
+/// The answer of an error.
+fn error_head(head: &mut Vec<u8>, structured: bool, handle: u64, value: u32, message: &str) {
+    if structured {
+        reply::error(head, handle, value, message);
+    } else {
+        reply::simple(head, handle, value);
+    }
+}
+
 /// What a request is charged in bytes.
 fn cost_bytes(request: &Request) -> u64 {
     match request {
@@ -360,7 +366,7 @@ fn cost_bytes(request: &Request) -> u64 {
 }
 
 /// The pieces of a read's answer, when they are as long as was asked.
-fn read_data(answer: Answer, len: u32) -> Option<Vec<Piece>> {
+fn read_data(answer: Answer, len: u32) -> Option<Pieces> {
     let Answer::Data(pieces) = answer else { return None };
     let total: usize = pieces.iter().map(Piece::len).sum();
     (total == len as usize).then_some(pieces)

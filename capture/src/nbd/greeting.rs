@@ -7,7 +7,7 @@ use super::export::Export;
 use super::handshake::{Handshake, Negotiated, Progress};
 use super::outbox::Cost;
 use super::socket::Socket;
-use crate::engine::{Completion, Engine, Piece};
+use crate::engine::{Completion, Engine, Piece, Pieces};
 
 /// Longest negotiation: a client that has not chosen an export by then is cut off.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ impl Greeting {
     pub(crate) fn new(exports: Arc<[Export]>, socket: &mut Socket, now: Instant) -> Self {
         let mut out = Vec::new();
         let machine = Handshake::new(exports, &mut out);
-        socket.outbox.push(&out, Vec::new(), Cost::default());
+        socket.outbox.push(&out, Pieces::new(), Cost::default());
         Self { machine, buffer: Some(Piece::heap(BUFFER_BYTES)), since: now, progress: Progress::More }
     }
 
@@ -42,7 +42,7 @@ impl Greeting {
             piece.range.end = piece.range.start + bytes;
             let (_, progress) = self.machine.feed(piece.as_slice(), &mut out);
             self.progress = progress;
-            socket.outbox.push(&out, Vec::new(), Cost::default());
+            socket.outbox.push(&out, Pieces::new(), Cost::default());
             if let Progress::Ended(why) = progress {
                 tracing::debug!(%why, "a negotiation ended");
             }
@@ -52,7 +52,7 @@ impl Greeting {
 
     /// A send has ended.
     pub(crate) fn sent(&mut self, socket: &mut Socket, completion: Completion) {
-        let _no_cost = socket.sent(completion);
+        let _no_cost = socket.sent(completion, &mut drop);
     }
 
     /// Starts what can be started: a send first, and a receive once everything is sent, so that no more than the answer to

@@ -1,15 +1,15 @@
 //! The receiving side of a connection: which part of which request comes next.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
 use super::inbox::Inbox;
 use super::request::{Header, Refusal};
 use crate::device::{Payload, Request};
-use crate::engine::Piece;
+use crate::engine::{Piece, Pieces};
 
 /// What is received now.
+#[expect(clippy::large_enum_variant, reason = "there is one a connection, and a box would be taken for each request")]
 pub(super) enum Intake {
     /// A header.
     Header,
@@ -30,21 +30,24 @@ pub(super) struct Incoming {
     pub header: Header,
     pub request: Request,
     pub since: Instant,
-    full: Vec<Piece>,
-    rest: VecDeque<Piece>,
-    /// The range of the first of `rest` (or of the lent piece) before anything was received into it.
+    full: Pieces,
+    /// What follows, the next one last.
+    rest: Pieces,
+    /// The range of the next of `rest` (or of the lent piece) before anything was received into it.
     whole: Option<Range<usize>>,
 }
 
 impl Incoming {
     pub(super) fn new(header: Header, request: Request, payload: Payload, since: Instant) -> Self {
-        Self { header, request, since, full: Vec::new(), rest: payload.pieces.into(), whole: None }
+        let mut rest = payload.pieces;
+        rest.reverse();
+        Self { header, request, since, full: Pieces::new(), rest, whole: None }
     }
 
     /// The piece to receive into next; `None` once the payload is whole. It comes back through [`Incoming::took`].
     pub(super) fn lend(&mut self) -> Option<Piece> {
         loop {
-            let piece = self.rest.pop_front()?;
+            let piece = self.rest.pop()?;
             if self.whole.is_none() && piece.is_empty() {
                 self.full.push(piece);
                 continue;
@@ -72,7 +75,7 @@ impl Incoming {
             piece.range = self.whole.take().unwrap_or(piece.range);
             self.full.push(piece);
         } else {
-            self.rest.push_front(piece);
+            self.rest.push(piece);
         }
     }
 
@@ -83,10 +86,10 @@ impl Incoming {
 
     /// The device's memory as it was handed out. No piece may be lent.
     pub(super) fn into_payload(mut self) -> Payload {
-        if let (Some(whole), Some(first)) = (self.whole.take(), self.rest.front_mut()) {
+        if let (Some(whole), Some(first)) = (self.whole.take(), self.rest.last_mut()) {
             first.range = whole;
         }
-        self.full.extend(self.rest);
+        self.full.extend(self.rest.into_iter().rev());
         Payload { pieces: self.full }
     }
 }
@@ -107,7 +110,7 @@ mod tests {
             give_up_after in 0_usize..400,
         ) {
             let header = Header { flags: 0, command: 1, handle: 7, offset: 0, len: 0 };
-            let pieces: Vec<Piece> = shapes.iter().map(|(before, len, after)| {
+            let pieces: Pieces = shapes.iter().map(|(before, len, after)| {
                 Piece { buf: IoBuf::Heap(HeapBuf::new(before + len + after)), range: *before..before + len }
             }).collect();
             let ranges: Vec<_> = pieces.iter().map(|p| p.range.clone()).collect();

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::{HeapBuf, IoBuf, Piece, SEND_PIECES_MAX};
+use crate::engine::{HeapBuf, IoBuf, Piece, Pieces, SEND_PIECES_MAX};
 
 /// Bytes of answers without data that are put together into one piece.
 const HEAD_BYTES: usize = 4096;
-/// Head buffers kept for the next answers.
-const SPARE_HEADS_MAX: usize = 8;
+/// Head buffers kept for the next answers: as many as a batch can have. An answer without data shares one with its neighbours.
+const SPARE_HEADS_MAX: usize = SEND_PIECES_MAX;
 
 /// What a client is charged for a request until its answer has been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,10 +29,8 @@ impl Cost {
 }
 
 enum Body {
-    /// Bytes of answers, not in a buffer of the engine yet.
-    Head(Vec<u8>),
-    /// A head in a buffer.
-    Packed(Piece),
+    /// Bytes of answers; more may be put behind them.
+    Head(Piece),
     /// Data of a read.
     Data(Piece),
     /// In the engine's hands.
@@ -50,6 +48,8 @@ struct Out {
 pub(super) struct Outbox {
     queue: VecDeque<Out>,
     lent: usize,
+    /// The list of the last batch, for the next one.
+    batch: Pieces,
     spare: Vec<HeapBuf>,
 }
 
@@ -65,18 +65,15 @@ impl Outbox {
     }
 
     /// Queues an answer: `head`, then `data`; `cost` is released once all of it is sent.
-    pub(super) fn push(&mut self, head: &[u8], data: Vec<Piece>, cost: Cost) {
-        match self.queue.back_mut() {
-            Some(Out { body: Body::Head(bytes), cost: sum }) if bytes.len() + head.len() <= HEAD_BYTES => {
-                bytes.extend_from_slice(head);
-                if data.is_empty() {
-                    sum.add(cost);
-                }
-            }
-            _ => {
-                let cost = if data.is_empty() { cost } else { Cost::default() };
-                self.queue.push_back(Out { body: Body::Head(head.to_vec()), cost });
-            }
+    pub(super) fn push(&mut self, head: &[u8], data: Pieces, cost: Cost) {
+        let own = if data.is_empty() { cost } else { Cost::default() };
+        if let Some(Out { body: Body::Head(piece), cost: sum }) = self.queue.back_mut()
+            && append(piece, head)
+        {
+            sum.add(own);
+        } else {
+            let head = self.head(head);
+            self.queue.push_back(Out { body: Body::Head(head), cost: own });
         }
         let last = data.len().wrapping_sub(1);
         for (n, piece) in data.into_iter().enumerate() {
@@ -85,17 +82,25 @@ impl Outbox {
         }
     }
 
+    /// A piece of its own for a head.
+    fn head(&mut self, head: &[u8]) -> Piece {
+        let spare = self.spare.pop().filter(|_| head.len() <= HEAD_BYTES);
+        let buf = spare.unwrap_or_else(|| HeapBuf::new(head.len().max(HEAD_BYTES)));
+        let mut piece = Piece { buf: IoBuf::Heap(buf), range: 0..head.len() };
+        piece.as_mut_slice().copy_from_slice(head);
+        piece
+    }
+
     /// The next batch to send; empty when there is nothing, or one is being sent.
-    pub(super) fn lend(&mut self) -> Vec<Piece> {
-        if self.sending() {
-            return Vec::new();
+    pub(super) fn lend(&mut self) -> Pieces {
+        if self.sending() || self.is_empty() {
+            return Pieces::new();
         }
-        let mut pieces = Vec::with_capacity(self.queue.len().min(SEND_PIECES_MAX));
+        let mut pieces = std::mem::take(&mut self.batch);
         for out in self.queue.iter_mut().take(SEND_PIECES_MAX) {
             let head = !matches!(out.body, Body::Data(_));
             match std::mem::replace(&mut out.body, Body::Lent { head }) {
-                Body::Head(bytes) => pieces.push(pack(&bytes, self.spare.pop())),
-                Body::Packed(piece) | Body::Data(piece) => pieces.push(piece),
+                Body::Head(piece) | Body::Data(piece) => pieces.push(piece),
                 Body::Lent { .. } => unreachable!("nothing is lent while no batch is sent"),
             }
         }
@@ -103,31 +108,32 @@ impl Outbox {
         pieces
     }
 
-    /// Takes a batch back of which the first `sent` bytes went out. Gives what is released.
-    pub(super) fn sent(&mut self, pieces: Vec<Piece>, mut sent: u64) -> Cost {
+    /// Takes a batch back of which the first `sent` bytes went out. Gives what is released, and hands data that was sent to `spent`.
+    pub(super) fn sent(&mut self, mut pieces: Pieces, mut sent: u64, spent: &mut dyn FnMut(Piece)) -> Cost {
         debug_assert_eq!(pieces.len(), self.lent, "an engine gives back what it was given");
+        self.lent = 0;
         let mut released = Cost::default();
-        let mut kept = VecDeque::new();
-        for mut piece in pieces {
-            let Some(out) = self.queue.pop_front() else { break };
+        let mut kept = 0;
+        for mut piece in pieces.drain(..) {
+            let Some(out) = self.queue.get_mut(kept) else { break };
             let head = matches!(out.body, Body::Lent { head: true });
-            if sent >= piece.len() as u64 {
+            if kept == 0 && sent >= piece.len() as u64 {
                 sent -= piece.len() as u64;
                 released.add(out.cost);
+                self.queue.pop_front();
                 if head {
-                    self.keep_spare(piece);
+                    self.keep_spare(piece)
+                } else {
+                    spent(piece)
                 }
                 continue;
             }
             piece.range.start += sent as usize;
             sent = 0;
-            let body = if head { Body::Packed(piece) } else { Body::Data(piece) };
-            kept.push_back(Out { body, cost: out.cost });
+            out.body = if head { Body::Head(piece) } else { Body::Data(piece) };
+            kept += 1;
         }
-        self.lent = 0;
-        for out in kept.into_iter().rev() {
-            self.queue.push_front(out);
-        }
+        self.batch = pieces;
         released
     }
 
@@ -146,13 +152,13 @@ impl Outbox {
     }
 }
 
-fn pack(bytes: &[u8], spare: Option<HeapBuf>) -> Piece {
-    let mut buf = match spare {
-        Some(buf) if bytes.len() <= HEAD_BYTES => buf,
-        _ => HeapBuf::new(bytes.len().max(HEAD_BYTES)),
-    };
-    buf.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-    Piece { buf: IoBuf::Heap(buf), range: 0..bytes.len() }
+/// Puts a head behind those in `piece`, if there is room.
+fn append(piece: &mut Piece, head: &[u8]) -> bool {
+    let end = piece.range.end;
+    let Some(room) = piece.buf.as_mut_slice().get_mut(end..end + head.len()) else { return false };
+    room.copy_from_slice(head);
+    piece.range.end += head.len();
+    true
 }
 
 #[cfg(test)]
@@ -174,6 +180,7 @@ mod tests {
         ) {
             let mut outbox = Outbox::default();
             let (mut expected, mut owed) = (Vec::new(), Cost::default());
+            let (mut lent, mut spent) = (0, 0);
             let mut byte = 0_u8;
             let mut fill = |len: usize| { byte = byte.wrapping_add(1); vec![byte; len] };
             for (head, pieces) in replies {
@@ -183,6 +190,7 @@ mod tests {
                 pieces.iter().for_each(|p| expected.extend_from_slice(p));
                 let cost = Cost { requests: 1, bytes: pieces.iter().map(|p| p.len() as u64).sum() };
                 owed.add(cost);
+                lent += cost.bytes as usize;
                 outbox.push(&head, pieces.iter().map(|p| data(p)).collect(), cost);
             }
             let (mut got, mut takes) = (Vec::new(), takes.into_iter().cycle());
@@ -192,21 +200,25 @@ mod tests {
                 let all: Vec<u8> = pieces.iter().flat_map(|p| p.as_slice().to_vec()).collect();
                 let take = (takes.next().unwrap() + 1).min(all.len() as u64);
                 got.extend_from_slice(&all[..take as usize]);
-                owed.sub(outbox.sent(pieces, take));
+                owed.sub(outbox.sent(pieces, take, &mut |piece| spent += piece.buf.as_slice().len()));
             }
             prop_assert_eq!(got, expected);
             prop_assert_eq!(owed, Cost::default());
+            prop_assert_eq!(spent, lent, "all data is given back");
         }
     }
 
     #[test]
     fn what_is_in_the_engines_hands_survives_a_clear() {
         let mut outbox = Outbox::default();
-        outbox.push(b"abc", vec![data(b"def")], Cost { requests: 1, bytes: 3 });
+        outbox.push(b"abc", [data(b"def")].into(), Cost { requests: 1, bytes: 3 });
         let lent = outbox.lend();
-        outbox.push(b"ghi", Vec::new(), Cost { requests: 1, bytes: 0 });
+        outbox.push(b"ghi", Pieces::new(), Cost { requests: 1, bytes: 0 });
         outbox.clear();
-        assert_eq!(outbox.sent(lent, 6), Cost { requests: 1, bytes: 3 });
+        assert_eq!(
+            outbox.sent(lent, 6, &mut |piece| assert_eq!(piece.as_slice(), b"def")),
+            Cost { requests: 1, bytes: 3 }
+        );
         assert!(outbox.is_empty());
     }
 }

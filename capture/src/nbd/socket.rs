@@ -84,8 +84,8 @@ impl Socket {
         }
     }
 
-    /// A send has ended. Gives what its answers had been charged.
-    pub(super) fn sent(&mut self, completion: Completion) -> Cost {
+    /// A send has ended. Gives what its answers had been charged, and hands data that was sent to `spent`.
+    pub(super) fn sent(&mut self, completion: Completion, spent: &mut dyn FnMut(Piece)) -> Cost {
         let sent = match completion.result {
             Ok(n) => n,
             Err(e) => {
@@ -94,7 +94,7 @@ impl Socket {
                 0
             }
         };
-        let released = self.outbox.sent(completion.pieces, sent);
+        let released = self.outbox.sent(completion.pieces, sent, spent);
         if self.dead {
             self.outbox.clear();
         }

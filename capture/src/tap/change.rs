@@ -8,21 +8,22 @@ use farshore_changelog::ids::Seq;
 use farshore_changelog::op::RecordFlags;
 use farshore_changelog::ring::Slot;
 use farshore_changelog::units::{ByteRange, align_down};
+use smallvec::SmallVec;
 
 use crate::device::{Answer, RequestId};
 use crate::disk::space;
-use crate::engine::{Completion, Io, IoBuf, Piece};
+use crate::engine::{Completion, Io, IoBuf, Piece, Pieces};
 use crate::range_lock::Ticket;
 
 use super::plan::{PartOp, Plan, Zeroing};
-use super::{Cx, Holder, Pending, Tap, os_error};
+use super::{Cx, Holder, Memory, Pending, Tap, os_error};
 
 /// A change that has its memory.
 pub(super) struct Change {
     id: RequestId,
     fua: bool,
     plan: Plan,
-    parts: Vec<PartRun>,
+    parts: SmallVec<[PartRun; 1]>,
     ticket: Option<Ticket>,
     /// The last of its seqs, once it has its place in the order.
     seq: Option<Seq>,
@@ -66,14 +67,7 @@ impl Change {
 
 impl Tap {
     /// Starts a change whose payload is there.
-    pub(super) fn start_change(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: RequestId,
-        plan: Plan,
-        memory: Vec<Option<IoBuf>>,
-        fua: bool,
-    ) {
+    pub(super) fn start_change(&mut self, cx: &mut Cx<'_>, id: RequestId, plan: Plan, memory: Memory, fua: bool) {
         let locked = plan.locked;
         let parts = memory.into_iter().map(|memory| PartRun { memory, done: 0, end: End::Good }).collect();
         let change = Change { id, fua, plan, parts, ticket: None, seq: None, entered: false, left: 0, error: None };
@@ -93,18 +87,20 @@ impl Tap {
         }
         self.changes[key].left = blocks.len();
         for (edge, block) in blocks.into_iter().enumerate() {
-            let piece = Piece::heap(block.len() as usize);
+            let len = block.len() as usize;
+            let piece = Piece { buf: IoBuf::Heap(self.spares.take(len)), range: 0..len };
             let io = Io::Read { fd: self.disk.fd(), offset: block.start, piece };
             self.push(cx, Pending::Edge { change: key, edge }, io);
         }
     }
 
     /// An edge was read: what is to stay of it goes into the payload.
-    pub(super) fn edge_read(&mut self, cx: &mut Cx<'_>, key: usize, edge: usize, completion: Completion) {
+    pub(super) fn edge_read(&mut self, cx: &mut Cx<'_>, key: usize, edge: usize, mut completion: Completion) {
+        let read = completion.pieces.pop();
         let change = &mut self.changes[key];
         change.left -= 1;
         let edge = &change.plan.edges[edge];
-        match (completion.result, completion.pieces.first()) {
+        match (completion.result, &read) {
             (Ok(n), Some(piece)) if n == edge.block.len() => {
                 let start = change.plan.parts[edge.part].range.start;
                 if let Some(memory) = &mut change.parts[edge.part].memory {
@@ -119,10 +115,14 @@ impl Tap {
             (Ok(_), _) => change.error = Some(os_error(libc::EIO)),
             (Err(e), _) => change.error = Some(e),
         }
-        if change.left > 0 {
+        let (left, failed) = (change.left, change.error.is_some());
+        if let Some(piece) = read {
+            self.keep_spare(piece);
+        }
+        if left > 0 {
             return;
         }
-        if change.error.is_some() {
+        if failed {
             // Nothing was changed and nothing has a seq: the slots give themselves back.
             self.note_failure(key);
             return self.end_change(cx, key);
@@ -165,12 +165,9 @@ impl Tap {
             let flags = if keep { fua.with(RecordFlags::NO_HOLE) } else { fua };
             (slot, part.record_op(), flags, part.range)
         };
-        let records: Vec<_> = change.slots().map(record).collect();
         // Slots come from this log, so it is there when they are.
-        if let (Some(log), false) = (log, records.is_empty()) {
-            let count = records.len() as u64;
-            let first = log.borrow_mut().order(disk, records);
-            change.seq = Some(Seq(first.0 + count - 1));
+        if let Some(log) = log {
+            change.seq = log.borrow_mut().order(disk, change.slots().map(record));
         }
         change.left = change.parts.len();
         for part in 0..self.changes[key].parts.len() {
@@ -191,7 +188,7 @@ impl Tap {
             PartOp::Zeroes(how) => {
                 let file = Arc::clone(self.disk.file());
                 let keep = matches!(how, Zeroing::Write { keep: true });
-                Io::Call(Box::new(move || (space::zero(&file, range, keep).map(|()| 0), Vec::new())))
+                Io::Call(Box::new(move || (space::zero(&file, range, keep).map(|()| 0), Pieces::new())))
             }
         };
         self.push(cx, Pending::Part { change: key, part }, io);
@@ -253,13 +250,13 @@ impl Tap {
                     Io::Read { fd: self.disk.fd(), offset: range.start, piece: Piece::whole(buf) }
                 }
                 // Its memory went down with a helper thread; nothing can be read into it.
-                (PartOp::Data { .. }, None) => Io::Call(Box::new(|| (Err(os_error(libc::EIO)), Vec::new()))),
+                (PartOp::Data { .. }, None) => Io::Call(Box::new(|| (Err(os_error(libc::EIO)), Pieces::new()))),
                 (PartOp::Zeroes(_), slot) => {
                     change.parts[part].memory = slot;
                     let file = Arc::clone(self.disk.file());
                     let zero =
                         move || space::reads_as_zeroes(&file, range).map(|zero| if zero { range.len() } else { 0 });
-                    Io::Call(Box::new(move || (zero(), Vec::new())))
+                    Io::Call(Box::new(move || (zero(), Pieces::new())))
                 }
             };
             self.push(cx, Pending::Reread { change: key, part }, io);

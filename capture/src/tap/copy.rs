@@ -224,7 +224,7 @@ impl Tap {
             } else {
                 look(&file, chunk, piece.as_mut_slice(), comparer.as_ref(), write_back)
             };
-            (found, vec![piece])
+            (found, [piece].into())
         };
         self.push(cx, Pending::Copy { copy: key }, Io::Call(Box::new(read)));
     }
@@ -259,8 +259,8 @@ impl Tap {
             }
             (Ok(found), Some(mut slot)) => {
                 let op = if found == DATA { Op::ResyncWrite } else { Op::ResyncZeroes };
-                let record = vec![(&mut slot, op, RecordFlags::NONE, copying.chunk)];
-                copying.seq = Some(log.borrow_mut().order(self.index, record));
+                let record = [(&mut slot, op, RecordFlags::NONE, copying.chunk)];
+                copying.seq = log.borrow_mut().order(self.index, record);
                 slot.commit();
                 Ok(())
             }

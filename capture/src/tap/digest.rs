@@ -102,7 +102,7 @@ impl Tap {
                 piece.as_mut_slice().copy_from_slice(&hash.0);
                 0
             });
-            (hashed, vec![piece])
+            (hashed, [piece].into())
         };
         self.push(cx, Pending::Digest, Io::Call(Box::new(hash)));
     }
@@ -119,7 +119,7 @@ impl Tap {
         let lost = repair.dirty.map.touched(part.range).any(|region| repair.dirty.map.is_lost(region));
         match (completion.result, slot) {
             (Ok(_), Some(mut slot)) if !lost => {
-                let record = vec![(&mut slot, Op::Digest, RecordFlags::NONE, part.range)];
+                let record = [(&mut slot, Op::Digest, RecordFlags::NONE, part.range)];
                 log.borrow_mut().order(self.index, record);
                 slot.commit();
             }

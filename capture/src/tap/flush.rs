@@ -57,9 +57,8 @@ impl Tap {
     pub(super) fn try_flush(&mut self, cx: &mut Cx<'_>, id: RequestId) -> Option<Waiting> {
         let mut slot = None;
         if let Some(log) = self.roomy_log() {
-            let Some(mut taken) = log.borrow_mut().reserve(&[0]) else { return Some(Waiting::Flush { id }) };
-            let record =
-                taken.iter_mut().map(|slot| (slot, Op::Flush, RecordFlags::NONE, ByteRange::default())).collect();
+            let Some(mut taken) = log.borrow_mut().reserve([0].into_iter()) else { return Some(Waiting::Flush { id }) };
+            let record = taken.iter_mut().map(|slot| (slot, Op::Flush, RecordFlags::NONE, ByteRange::default()));
             log.borrow_mut().order(self.index, record);
             slot = taken.pop();
         }

@@ -7,6 +7,7 @@ use farshore_changelog::ids::{DiskIndex, MARK_NAME_MAX_BYTES, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
 use farshore_changelog::ring::{Draft, Producer, Ring, ShipperState, Slot};
 use farshore_changelog::units::{ByteRange, UnixMicros, align_up};
+use smallvec::SmallVec;
 
 /// What the ring's payloads are rounded up to, in bytes.
 const SLOT_PAGE_BYTES: u64 = 4096;
@@ -17,6 +18,9 @@ const WORD_SLOTS_SHARE: u64 = 8;
 const WORD_SLOTS_MAX: u64 = 256;
 /// Whoever waits for room asks again far sooner than this.
 const ASKS_AGAIN: Duration = Duration::from_secs(2);
+
+/// The slots of a request: nearly always one.
+pub(super) type Slots = SmallVec<[Slot; 1]>;
 
 /// Why a mark could not be put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -117,14 +121,13 @@ impl LaneLog {
     }
 
     /// Slots with room for these payloads, all or none.
-    pub(super) fn reserve(&mut self, payloads: &[u32]) -> Option<Vec<Slot>> {
-        let needed = room_needed(payloads);
+    pub(super) fn reserve(&mut self, payloads: impl ExactSizeIterator<Item = u32> + Clone) -> Option<Slots> {
+        let (needed, count) = (room_needed(payloads.clone()), payloads.len());
         // Asked before anything is taken: what is given back again is free only once everything before it is.
         let refused = self.refused_bytes > 0 && self.refused_bytes > needed && self.short_of_room();
-        let slots = self.producer.free_slots() >= payloads.len() as u64 + self.word_slots();
-        let room = !refused && slots && (payloads.len() < 2 || self.producer.free_payload_bytes() >= needed);
-        let mut reserve_all =
-            || payloads.iter().map(|bytes| self.producer.reserve(*bytes)).collect::<Option<Vec<Slot>>>();
+        let slots = self.producer.free_slots() >= count as u64 + self.word_slots();
+        let room = !refused && slots && (count < 2 || self.producer.free_payload_bytes() >= needed);
+        let reserve_all = || payloads.map(|bytes| self.producer.reserve(bytes)).collect::<Option<Slots>>();
         let slots = if room { reserve_all() } else { None };
         if slots.is_some() {
             self.forget_refused();
@@ -166,13 +169,20 @@ impl LaneLog {
         self.producer.reserve(payload)
     }
 
-    /// Puts slots in the group's order as one request: slot, operation, flags and range of each record.
-    pub(super) fn order(&mut self, disk: DiskIndex, records: Vec<(&mut Slot, Op, RecordFlags, ByteRange)>) -> Seq {
+    /// Puts slots in the group's order as one request: slot, operation, flags and range of each record. Gives the last of their
+    /// seqs; `None` when there are no slots.
+    pub(super) fn order<'a>(
+        &mut self,
+        disk: DiskIndex,
+        records: impl IntoIterator<Item = (&'a mut Slot, Op, RecordFlags, ByteRange)>,
+    ) -> Option<Seq> {
         let time = self.now();
         let draft = |(slot, op, flags, range): (_, _, _, ByteRange)| {
             (slot, Draft { time, disk, op, flags, offset: range.start, len: range.len() })
         };
-        self.producer.sequence(&mut records.into_iter().map(draft).collect::<Vec<_>>())
+        let mut drafts: SmallVec<[(&mut Slot, Draft); 1]> = records.into_iter().map(draft).collect();
+        let others = drafts.len().checked_sub(1)?;
+        Some(Seq(self.producer.sequence(&mut drafts).0 + others as u64))
     }
 
     /// Payload bytes of the lane.
@@ -183,8 +193,8 @@ impl LaneLog {
 
 /// Free bytes with which payloads certainly fit: each takes whole pages, and one of them may have to skip the end of the area.
 /// One alone is just tried.
-fn room_needed(payloads: &[u32]) -> u64 {
-    let pages = |bytes: &u32| align_up(u64::from(*bytes), SLOT_PAGE_BYTES);
-    let skipped = if payloads.len() < 2 { 0 } else { payloads.iter().map(pages).max().unwrap_or(0) };
-    payloads.iter().map(pages).sum::<u64>() + skipped
+fn room_needed(payloads: impl ExactSizeIterator<Item = u32> + Clone) -> u64 {
+    let pages = payloads.map(|bytes| align_up(u64::from(bytes), SLOT_PAGE_BYTES));
+    let skipped = if pages.len() < 2 { 0 } else { pages.clone().max().unwrap_or(0) };
+    pages.sum::<u64>() + skipped
 }

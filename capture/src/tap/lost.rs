@@ -13,7 +13,7 @@ use farshore_changelog::units::ByteRange;
 use slab::Slab;
 
 use crate::device::{Finished, TICK};
-use crate::engine::{Engine, Io};
+use crate::engine::{Engine, Io, Pieces};
 use crate::regions::{CommitError, RegionMap};
 use crate::resync::ResyncProgress;
 
@@ -260,7 +260,7 @@ impl Tap {
         let Some(repair) = &mut self.repair else { return };
         if let Some(commit) = repair.dirty.next_commit() {
             let run = move || commit.run().map(|()| 0).map_err(io::Error::other);
-            self.push(cx, Pending::Map, Io::Call(Box::new(move || (run(), Vec::new()))));
+            self.push(cx, Pending::Map, Io::Call(Box::new(move || (run(), Pieces::new()))));
         }
         self.serve_waiters(cx);
     }

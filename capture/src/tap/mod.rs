@@ -43,7 +43,7 @@ mod state;
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,10 +53,12 @@ use std::time::Duration;
 use farshore_changelog::ids::DiskIndex;
 use farshore_changelog::units::ByteRange;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::device::{Answer, Device, DeviceInfo, DeviceTokens, Finished, Payload, Request, RequestId, TICK};
 use crate::disk::SourceDisk;
-use crate::engine::{Completion, Engine, HeapBuf, Io, IoBuf, Piece};
+use crate::engine::spare::Spares;
+use crate::engine::{Completion, Engine, HeapBuf, Io, IoBuf, Piece, Pieces};
 use crate::range_lock::{RangeLock, Ticket};
 
 use change::Change;
@@ -108,11 +110,12 @@ pub struct Tap {
     log: Option<Rc<RefCell<LaneLog>>>,
     repair: Option<Repair>,
     state: Arc<DiskState>,
-    lock: RangeLock,
-    holders: HashMap<Ticket, Holder>,
+    lock: RangeLock<Holder>,
     pending: Slab<Pending>,
     changes: Slab<Change>,
     reads: Slab<Reading>,
+    /// Memory of reads that are over, for the next ones.
+    spares: Spares,
     /// Requests that found no room in the ring, in their order.
     waiting: VecDeque<Waiting>,
     flushes: Flushes,
@@ -127,6 +130,9 @@ enum Holder {
     Copy(usize),
     Digest,
 }
+
+/// The memory of a change's parts; zeroes that are not logged have none.
+type Memory = SmallVec<[Option<IoBuf>; 1]>;
 
 /// What an operation in flight is for; its key is the token.
 enum Pending {
@@ -188,10 +194,10 @@ impl Tap {
             repair,
             state,
             lock: RangeLock::default(),
-            holders: HashMap::new(),
             pending: Slab::new(),
             changes: Slab::new(),
             reads: Slab::new(),
+            spares: Spares::default(),
             waiting: VecDeque::new(),
             flushes: Flushes::default(),
             digests: None,
@@ -227,28 +233,31 @@ impl Tap {
     }
 
     /// Memory for the parts of a change; `None` when the ring has no room for all of them now.
-    fn memory(&self, plan: &Plan) -> Option<Vec<Option<IoBuf>>> {
+    fn memory(&self, plan: &Plan) -> Option<Memory> {
         let Some(log) = self.roomy_log() else {
             let heap = |bytes: u32| (bytes > 0).then(|| IoBuf::Heap(HeapBuf::new(bytes as usize)));
             return Some(plan.parts.iter().map(|part| heap(part.payload_bytes())).collect());
         };
-        let payloads: Vec<u32> = plan.parts.iter().map(plan::Part::payload_bytes).collect();
-        let slots = log.borrow_mut().reserve(&payloads)?;
+        let slots = log.borrow_mut().reserve(plan.parts.iter().map(plan::Part::payload_bytes))?;
         Some(slots.into_iter().map(|slot| Some(IoBuf::Slot(slot))).collect())
+    }
+
+    /// Keeps the memory of a read that is over.
+    fn keep_spare(&mut self, piece: Piece) {
+        if let IoBuf::Heap(buf) = piece.buf {
+            self.spares.keep(buf);
+        }
     }
 
     /// Asks for a range, for `holder`; whether it is held at once.
     fn take_range(&mut self, range: ByteRange, holder: Holder) -> (Ticket, bool) {
-        let (ticket, held) = self.lock.request(range.grow_to(LOCK_UNIT_BYTES));
-        self.holders.insert(ticket, holder);
-        (ticket, held)
+        self.lock.request(range.grow_to(LOCK_UNIT_BYTES), holder)
     }
 
     /// Releases a range and starts those who waited for it.
     fn release_range(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
-        self.holders.remove(&ticket);
-        for granted in self.lock.release(ticket) {
-            match self.holders[&granted] {
+        for holder in self.lock.release(ticket) {
+            match holder {
                 Holder::Change(change) => self.begin_change(cx, change),
                 Holder::Copy(copy) => self.begin_copy(cx, copy),
                 Holder::Digest => self.begin_digest(cx),
@@ -299,7 +308,7 @@ impl Device for Tap {
     fn payload(&mut self, offset: u64, len: u32) -> Option<Payload> {
         let range = ByteRange::at(offset, len.into())?;
         if range.is_empty() {
-            return Some(Payload { pieces: Vec::new() });
+            return Some(Payload { pieces: Pieces::new() });
         }
         let plan = plan::write(range, self.block_bytes);
         let memory = self.memory(&plan)?;
@@ -309,6 +318,10 @@ impl Device for Tap {
 
     fn give_back(&mut self, payload: Payload) {
         drop(payload); // a slot without a seq gives itself back
+    }
+
+    fn sent(&mut self, data: Piece) {
+        self.keep_spare(data);
     }
 
     fn submit(

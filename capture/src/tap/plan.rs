@@ -2,6 +2,10 @@
 
 use farshore_changelog::op::Op;
 use farshore_changelog::units::{ByteRange, RECORD_PAYLOAD_MAX_BYTES};
+use smallvec::{SmallVec, smallvec};
+
+/// One record for nearly every request, which then lies in the plan itself.
+pub(super) type Parts = SmallVec<[Part; 1]>;
 
 /// A request as records of consecutive seqs, and what has to be read before they are whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,7 +13,7 @@ pub(super) struct Plan {
     /// Whole blocks: what is locked.
     pub locked: ByteRange,
     /// In the order of the disk; together they are `locked`.
-    pub parts: Vec<Part>,
+    pub parts: Parts,
     /// At most two.
     pub edges: Vec<Edge>,
 }
@@ -77,7 +81,7 @@ impl Part {
 /// A write of `range`.
 pub(super) fn write(range: ByteRange, block: u64) -> Plan {
     let locked = range.grow_to(block);
-    let mut parts = Vec::new();
+    let mut parts = Parts::new();
     let mut start = locked.start;
     while start < locked.end {
         let end = (start + u64::from(RECORD_PAYLOAD_MAX_BYTES)).min(locked.end);
@@ -98,7 +102,7 @@ pub(super) fn write_zeroes(range: ByteRange, block: u64, keep: bool) -> Plan {
         let part = ByteRange { start, end };
         (!part.is_empty()).then(|| Part { range: part, op: PartOp::Data { wanted: part.intersect(range) } })
     };
-    let parts: Vec<Part> = if inner.is_empty() {
+    let parts: Parts = if inner.is_empty() {
         // One block, or two that meet within it: both are edges.
         write(range, block).parts
     } else {
@@ -114,7 +118,7 @@ pub(super) fn write_zeroes(range: ByteRange, block: u64, keep: bool) -> Plan {
 /// A trim of `range`: of the whole blocks in it; `None` when there is none, and nothing is done.
 pub(super) fn trim(range: ByteRange, block: u64) -> Option<Plan> {
     let locked = range.shrink_to(block);
-    let parts = vec![Part { range: locked, op: PartOp::Zeroes(Zeroing::Trim) }];
+    let parts = smallvec![Part { range: locked, op: PartOp::Zeroes(Zeroing::Trim) }];
     (!locked.is_empty()).then_some(Plan { locked, parts, edges: Vec::new() })
 }
 
@@ -127,11 +131,14 @@ fn edges(range: ByteRange, locked: ByteRange, block: u64, parts: &[Part]) -> Vec
     };
     let first = ByteRange { start: locked.start, end: locked.start + block };
     let last = ByteRange { start: locked.end - block, end: locked.end };
-    let keeps = |keep: &[ByteRange]| keep.iter().copied().filter(|k| !k.is_empty()).collect::<Vec<_>>();
-    let edge = |block: ByteRange, keep: &[ByteRange]| Edge { block, part: part_of(block.start), keep: keeps(keep) };
+    let edge = |block: ByteRange, keep: &[ByteRange]| {
+        let keep: Vec<_> = keep.iter().copied().filter(|k| !k.is_empty()).collect();
+        (!keep.is_empty()).then(|| Edge { block, part: part_of(block.start), keep })
+    };
     let all =
-        if first == last { vec![edge(first, &[head, tail])] } else { vec![edge(first, &[head]), edge(last, &[tail])] };
-    all.into_iter().filter(|e| !e.keep.is_empty()).collect()
+        if first == last { [edge(first, &[head, tail]), None] } else { [edge(first, &[head]), edge(last, &[tail])] };
+    // Of a request on whole blocks this is nothing, and takes no memory.
+    all.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

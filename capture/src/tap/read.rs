@@ -8,7 +8,7 @@ use farshore_changelog::units::{ByteRange, align_down};
 
 use crate::device::{Answer, Extent, RequestId};
 use crate::disk::space::{self, EXTENTS_MAX};
-use crate::engine::{Completion, HeapBuf, Io, IoBuf, Piece};
+use crate::engine::{Completion, Io, IoBuf, Piece, Pieces};
 
 use super::{Cx, Pending, Tap, os_error};
 
@@ -39,11 +39,11 @@ impl Query {
 impl Tap {
     pub(super) fn start_read(&mut self, cx: &mut Cx<'_>, id: RequestId, range: ByteRange) {
         if range.is_empty() {
-            return cx.answer(id, Ok(Answer::Data(Vec::new())));
+            return cx.answer(id, Ok(Answer::Data(Pieces::new())));
         }
         let blocks = range.grow_to(self.block_bytes);
         let reading = self.reads.insert(Reading { id, range, blocks, done: 0 });
-        let buf = HeapBuf::new(blocks.len() as usize); // a request's length: far below the address space
+        let buf = self.spares.take(blocks.len() as usize); // a request's length: far below the address space
         self.go_on_reading(cx, reading, IoBuf::Heap(buf));
     }
 
@@ -64,7 +64,7 @@ impl Tap {
                 if reading.done == len {
                     let at = |offset: u64| (offset - reading.blocks.start) as usize;
                     piece.range = at(reading.range.start)..at(reading.range.end);
-                    Ok(Answer::Data(vec![piece]))
+                    Ok(Answer::Data([piece].into()))
                 } else if reading.done > before {
                     return self.go_on_reading(cx, key, piece.buf);
                 } else {
@@ -87,6 +87,6 @@ impl Tap {
             filled.get_or_init(|| extents);
             Ok(0)
         };
-        self.push(cx, Pending::Query(Query { id, found }), Io::Call(Box::new(move || (ask(), Vec::new()))));
+        self.push(cx, Pending::Query(Query { id, found }), Io::Call(Box::new(move || (ask(), Pieces::new()))));
     }
 }

@@ -118,6 +118,36 @@ impl Lane {
     }
 }
 
+/// Where a lane's payloads lie in memory, for an engine that has the kernel keep that memory at hand. It gives no right to the bytes,
+/// and keeps the mapping alive.
+pub struct PayloadArea(Arc<Lane>);
+
+impl PayloadArea {
+    pub(super) fn new(lane: Arc<Lane>) -> Self {
+        Self(lane)
+    }
+
+    /// The address of its first byte.
+    #[must_use]
+    pub fn start(&self) -> *mut u8 {
+        let Lane { map, index } = &*self.0;
+        map.map.as_mut_ptr().wrapping_add(map.geometry.payload_area_offset(*index) as usize)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.geometry().payload_bytes() as usize // the mapping holds it
+    }
+
+    /// Whether `part` lies in it.
+    #[must_use]
+    pub fn holds(&self, part: &[u8]) -> bool {
+        let from = part.as_ptr().addr().checked_sub(self.start().addr());
+        from.and_then(|from| from.checked_add(part.len())).is_some_and(|end| end <= self.bytes())
+    }
+}
+
 /// The bytes of one payload, and the right to them: exclusive for the owner of a reserved slot, shared for the reader of a
 /// committed one. Keeps the mapping alive.
 pub(super) struct Region {

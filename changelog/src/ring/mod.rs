@@ -63,6 +63,7 @@ pub use error::RingError;
 pub use layout::{
     LANES_MAX, PAYLOAD_BYTES_PER_LANE_MAX, PAYLOAD_BYTES_PER_LANE_MIN, SLOTS_PER_LANE_MAX, SLOTS_PER_LANE_MIN,
 };
+pub use mapping::PayloadArea;
 pub use producer::Producer;
 pub use slot::{Draft, Slot};
 pub use spec::{DiskEntry, DiskIdentity, DiskKind, RingSpec, boot_id, path_in};
@@ -210,6 +211,15 @@ impl Ring {
         let taken = self.0.produced.fetch_or(1 << lane, AcqRel);
         assert!(taken & (1 << lane) == 0, "the producer of lane {lane} was taken before");
         Producer::new(handle, Arc::clone(&self.0.spec))
+    }
+
+    /// Where the payloads of a lane lie in memory.
+    ///
+    /// # Panics
+    /// When the lane does not exist.
+    #[must_use]
+    pub fn payload_area(&self, lane: u32) -> PayloadArea {
+        PayloadArea::new(self.lane(lane))
     }
 
     /// The reading end, which continues at [`Ring::read_seq`].

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_capture::engine::{Call, Completion, Engine, Io, Piece, Token, Wake};
+use farshore_capture::engine::{Call, Completion, Engine, Io, Pieces, Token, Wake};
 use nix::errno::Errno;
 
 use crate::file_history::{Change, SECTOR};
@@ -43,7 +43,7 @@ struct Flight {
     /// When its completion is there.
     done: Duration,
     result: Option<io::Result<u64>>,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     changes: Vec<Change>,
     order: u64,
 }
@@ -260,9 +260,9 @@ impl SimKernel {
             Io::Read { fd, offset, piece } => match self.file(fd) {
                 Some(file) => {
                     let work = Work::Read { file, offset, fails: once_in(faults.read_fails) };
-                    (format!("read {} at {offset}", piece.len()), work, vec![piece])
+                    (format!("read {} at {offset}", piece.len()), work, [piece].into())
                 }
-                None => ("read".to_owned(), Work::Bad, vec![piece]),
+                None => ("read".to_owned(), Work::Bad, [piece].into()),
             },
             Io::Write { fd, offset, piece } => match self.file(fd) {
                 Some(file) => {
@@ -277,19 +277,19 @@ impl SimKernel {
                     (
                         format!("write {} at {offset}", piece.len()),
                         Work::Write { file, offset, upto, fails },
-                        vec![piece],
+                        [piece].into(),
                     )
                 }
-                None => ("write".to_owned(), Work::Bad, vec![piece]),
+                None => ("write".to_owned(), Work::Bad, [piece].into()),
             },
             Io::Fdatasync { fd } => match self.file(fd) {
                 Some(file) => {
                     let work = Work::Sync { file, mark: self.medium.sync_mark(), fails: once_in(faults.sync_fails) };
-                    ("fdatasync".to_owned(), work, Vec::new())
+                    ("fdatasync".to_owned(), work, Pieces::new())
                 }
-                None => ("fdatasync".to_owned(), Work::Bad, Vec::new()),
+                None => ("fdatasync".to_owned(), Work::Bad, Pieces::new()),
             },
-            Io::Call(call) => ("call".to_owned(), Work::Call(Some(call)), Vec::new()),
+            Io::Call(call) => ("call".to_owned(), Work::Call(Some(call)), Pieces::new()),
             other @ (Io::Accept { .. } | Io::Recv { .. } | Io::Send { .. }) => {
                 ("socket".to_owned(), Work::Bad, other.into_pieces())
             }

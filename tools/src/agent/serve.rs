@@ -77,10 +77,16 @@ pub fn serve(
     let Lanes { lanes, states, progress } = lanes(config, ring, disks, maps, mode)?;
     let mut builder = ServerBuilder::new();
     for (number, Lane { exports, devices }) in lanes.into_iter().enumerate() {
+        let payloads = ring.payload_area(u32::try_from(number).expect("a ring has few lanes"));
         builder = builder.lane(exports, move || {
-            let (engine, fell_back) = engine::open(kind)?;
+            let (mut engine, fell_back) = engine::open(kind)?;
             if let (0, Some(why)) = (number, fell_back) {
                 tracing::warn!("a thread pool does the I/O: {why}");
+            }
+            if let (Err(why), 0) = (engine.register(payloads), number) {
+                tracing::info!(
+                    "the ring's memory is not registered with io_uring, so plain writes serve, a little slower: {why}"
+                );
             }
             Ok(LaneParts { engine, devices: devices() })
         });

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_changelog::ring::PayloadArea;
+
 use crate::engine::{Completion, Engine, Io, Token, Wake};
 use crate::tap::os_error;
 
@@ -41,6 +43,10 @@ impl Faulty {
 impl Engine for Faulty {
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    fn register(&mut self, memory: PayloadArea) -> io::Result<()> {
+        self.inner.register(memory)
     }
 
     fn push(&mut self, token: Token, mut io: Io) {
