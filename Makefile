@@ -10,6 +10,7 @@
 #   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more
 #   make simulate  worlds of the simulator: SEEDS=10000 FROM=1 make simulate; SEED=7 make simulate repeats one
 #   make mutations patches that break one guarantee each, in a copy: the simulator must find every one
+#   make loom      the ring's memory order, tried by a model checker; make loom-weakened shows that it needs its orderings
 #   make nightly   the tests in a release build, and long fuzzing
 
 CARGO ?= cargo
@@ -23,7 +24,7 @@ NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_
 PEERS ?=
 STAGES ?=
 
-.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations
+.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations loom loom-weakened
 
 demo:
 	$(CARGO) run --release --package farshore -- demo
@@ -35,6 +36,16 @@ test: deps
 # Each stage by itself.
 test-stages:
 	scripts/recap.sh $(CARGO) test --workspace --locked --exclude farshore-tests
+
+# The ring over loom's atomics, in a folder of its own: the flag would build everything else anew.
+LOOM = RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(CURDIR)/target/loom $(CARGO) test --locked --package farshore-changelog --lib
+
+loom:
+	$(LOOM) ring::proof
+
+# Each ordering made weaker, one at a time: a model must fail.
+loom-weakened:
+	$(LOOM) ring::proof::weakened -- --include-ignored --nocapture
 
 # Across the stages, with the binary that `cargo build` made: one test program after the other, two tests at a time (an
 # emulated guest and farshore take a core each).

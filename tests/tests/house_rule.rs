@@ -30,15 +30,17 @@ const ALL_AND_THE_TOOLS: &[&str] =
 const NO_RUNTIME_IN: [&str; 2] = ["farshore-changelog", "farshore-capture"];
 const RUNTIMES: [&str; 6] = ["tokio", "async-std", "smol", "hyper", "reqwest", "object_store"];
 
-/// The only files in which `unsafe` may stand: mappings, the kernel's interfaces, buffers that the kernel writes.
-const UNSAFE_FILES: [&str; 8] = [
+/// The only files in which `unsafe` may stand: mappings, the kernel's interfaces, buffers that the kernel writes, and
+/// the memory in which the ring is proved.
+const UNSAFE_FILES: [&str; 9] = [
     "capture/src/disk/direct.rs",
     "capture/src/engine/buffer.rs",
     "capture/src/engine/fd.rs",
     "capture/src/engine/uring.rs",
     "capture/src/lane/accepted.rs",
-    "changelog/src/ring/doorbell.rs",
+    "changelog/src/ring/futex.rs",
     "changelog/src/ring/mapping.rs",
+    "changelog/src/ring/proof/memory.rs",
     "processor/src/undo/published.rs",
 ];
 

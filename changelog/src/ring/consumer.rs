@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::error::RingError;
 use super::layout::HeaderWords;
 use super::mapping::{Lane, Region};
 use super::spec::RingSpec;
+use super::sync::AtomicU64;
 
 /// The one reader of a ring: the shipper's side.
 pub struct Consumer {
@@ -308,7 +308,7 @@ impl Consumer {
         let wrong =
             |what: &str| self.damaged(format!("lane {}: slot {} of seq {seq}: {what}", place.lane, place.number));
         let state = slot.state.load(Acquire);
-        if slot.number.load(Relaxed) != place.number || lane.words().tail.load(Acquire) > place.number {
+        if slot.number.load(Acquire) != place.number || lane.words().tail.load(Acquire) > place.number {
             // Freed without us: recovery made it void.
             let void = lane.header().void_below.load(Acquire) > seq;
             return if void { Ok(Next::PassVoid) } else { Err(wrong("freed before it was read")) };
