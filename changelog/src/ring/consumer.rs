@@ -284,10 +284,13 @@ impl Consumer {
             return Err(format!("slot {number} bears seq {seq}, which was not taken yet"));
         }
         if seq <= self.position {
-            // Left by a predecessor, which had it read: it is consumed and waits for its producer.
-            let state = self.lanes[lane].lane.slot(number).state.load(Acquire);
+            // Left by a predecessor, which had it read: it is consumed and waits for its producer, which may have used it again
+            // since it was looked at.
+            let slot = self.lanes[lane].lane.slot(number);
+            let state = slot.state.load(Acquire);
             return match State::from_code(state) {
                 Some(State::Consumed | State::Void | State::Free) => Ok(()),
+                _ if slot.number.load(Relaxed) != number => Ok(()),
                 Some(State::Reserved | State::Committed | State::Aborted) | None => {
                     Err(format!("slot {number} in state {state} bears seq {seq}, which was read already"))
                 }
@@ -368,10 +371,12 @@ fn finish_release(lane: &Lane, read_seq: u64) {
         let Look::Placed(seq) = look(lane, number) else {
             continue;
         };
-        let state = &lane.slot(number).state;
-        let settled = [State::Committed, State::Aborted].map(State::code).contains(&state.load(Acquire));
-        if settled && seq < read_seq {
-            state.store(State::Consumed.code(), Release);
+        let slot = lane.slot(number);
+        let settled = [State::Committed, State::Aborted].map(State::code).contains(&slot.state.load(Acquire));
+        // The number after the state: else its producer may have used the slot again since the look, and the state is of a record
+        // that nobody has read. A settled slot of this number waits for us.
+        if settled && seq < read_seq && slot.number.load(Relaxed) == number {
+            slot.state.store(State::Consumed.code(), Release);
         }
     }
 }

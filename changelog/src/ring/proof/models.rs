@@ -26,6 +26,7 @@ models!(
     what_is_read_again_after_its_seq_is_seen_whole,
     an_abort_is_passed_over_and_its_memory_used_again,
     a_restarted_reader_frees_what_was_read,
+    a_restarted_reader_meets_a_slot_that_is_used_again,
     recovery_reads_again_beside_a_reader,
     a_reader_that_sleeps_is_woken,
     a_void_slot_used_again_wakes_the_reader,
@@ -46,28 +47,28 @@ fn payloads_change_hands_in_a_slot_that_is_used_again() {
     assert_eq!(got, if wrote { vec![1, 2] } else { vec![1] });
 }
 
-/// The reader remembers the slots' earlier lives when the writer uses them again.
+/// The reader remembers the slots' earlier lives when the writer uses them again. A record of another lane makes it look.
 fn a_slot_used_again_is_not_taken_for_its_earlier_life() {
-    let ring = ring(1, 2);
+    let ring = ring(2, 2);
     let (mut producer, mut consumer) = (ring.producer(0), ring.consumer());
     write(&mut producer, 1).unwrap().commit();
     write(&mut producer, 2).unwrap().commit();
     assert_eq!(drain(&mut consumer), [1, 2]);
-    let writer = thread::spawn(move || {
-        write(&mut producer, 3).unwrap().commit();
-        write(&mut producer, 4).unwrap().commit();
-    });
+    write(&mut ring.producer(1), 9).unwrap().commit();
+    let writer = thread::spawn(move || write(&mut producer, 3).unwrap().commit());
     let mut got = drain(&mut consumer);
     writer.join().unwrap();
     got.extend(drain(&mut consumer));
-    assert_eq!(got, [3, 4]);
+    assert_eq!(got, [9, 3]);
 }
 
-/// The reader waits for the seq of a slot that is given back, and then bears one under its next number.
+/// The reader waits for the seq of a slot that is given back, and then bears one under its next number. A record of another
+/// lane makes it look.
 fn a_slot_given_back_is_not_taken_for_its_next_life() {
-    let ring = ring(1, 1);
+    let ring = ring(2, 1);
     let (mut producer, mut consumer) = (ring.producer(0), ring.consumer());
     let slot = producer.reserve(RECORD_BYTES).unwrap();
+    write(&mut ring.producer(1), 9).unwrap().commit();
     let writer = thread::spawn(move || {
         slot.give_back();
         write(&mut producer, 1).unwrap().commit();
@@ -75,7 +76,7 @@ fn a_slot_given_back_is_not_taken_for_its_next_life() {
     let mut got = drain(&mut consumer);
     writer.join().unwrap();
     got.extend(drain(&mut consumer));
-    assert_eq!(got, [1]);
+    assert_eq!(got, [9, 1]);
 }
 
 fn what_is_read_again_after_its_seq_is_seen_whole() {
@@ -144,6 +145,21 @@ fn a_reader_that_sleeps_is_woken() {
         }
     }
     writer.join().unwrap();
+}
+
+/// The slot of which a reader read the record before it was restarted is used again while the next reader looks at it.
+fn a_restarted_reader_meets_a_slot_that_is_used_again() {
+    let ring = ring(2, 1);
+    let (mut producer, mut consumer) = (ring.producer(0), ring.consumer());
+    write(&mut producer, 1).unwrap().commit();
+    assert_eq!(drain(&mut consumer), [1]);
+    write(&mut ring.producer(1), 9).unwrap().commit();
+    let writer = thread::spawn(move || write(&mut producer, 2).unwrap().commit());
+    let mut consumer = reopened(&ring).consumer();
+    let mut got = drain(&mut consumer);
+    writer.join().unwrap();
+    got.extend(drain(&mut consumer));
+    assert_eq!(got, [9, 2]);
 }
 
 /// The reader died after it had noted what it read, and before it gave the slot back.
