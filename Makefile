@@ -11,6 +11,7 @@
 #   make simulate  worlds of the simulator: SEEDS=10000 FROM=1 make simulate; SEED=7 make simulate repeats one
 #   make mutations patches that break one guarantee each, in a copy: the simulator must find every one
 #   make loom      the ring's memory order, tried by a model checker; make loom-weakened shows that it needs its orderings
+#   make tsan      the ring's tests under ThreadSanitizer
 #   make nightly   the tests in a release build, and long fuzzing
 
 CARGO ?= cargo
@@ -24,7 +25,7 @@ NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_
 PEERS ?=
 STAGES ?=
 
-.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations loom loom-weakened
+.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations loom loom-weakened tsan
 
 demo:
 	$(CARGO) run --release --package farshore -- demo
@@ -46,6 +47,16 @@ loom:
 # Each ordering made weaker, one at a time: a model must fail.
 loom-weakened:
 	$(LOOM) ring::proof::weakened -- --include-ignored --nocapture
+
+# The ring under ThreadSanitizer. It is an unstable flag of the compiler, and its run-time library comes with the stable one:
+# RUSTC_BOOTSTRAP lets the stable compiler take the flag. The standard library is not built with it, hence the second flag and the
+# suppressions. One test at a time, so that the harness starts no threads.
+TSAN_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+
+tsan:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=$(CURDIR)/target/tsan \
+		TSAN_OPTIONS="suppressions=$(CURDIR)/scripts/tsan.supp halt_on_error=1" \
+		$(CARGO) test --locked --target $(TSAN_TARGET) --package farshore-changelog --lib ring:: -- --test-threads=1
 
 # Across the stages, with the binary that `cargo build` made: one test program after the other, two tests at a time (an
 # emulated guest and farshore take a core each).

@@ -9,6 +9,7 @@
 //! What it cannot show: the order in which a process that dies leaves its stores to recovery (the tests that kill processes
 //! do), and loads that see stores which come later in time, which loom does not model.
 
+#[allow(dead_code, reason = "both words have the steps that one of them needs")]
 pub mod atomics;
 mod models;
 mod weakened;
@@ -23,17 +24,15 @@ use super::*;
 use crate::ids::{DiskIndex, DiskName, Epoch, GroupName};
 use crate::op::{Op, RecordFlags};
 
-/// Times that a model takes the processor from a thread that could go on; what blocks or ends is not counted.
-const PREEMPTIONS_MAX: usize = 2;
 /// Steps of one execution: far more than any model has, so that one which does not end is found.
 const STEPS_MAX: usize = 2_000;
 /// Bytes of each record: the smallest there is.
 const RECORD_BYTES: u32 = 512;
 
 /// Tries every execution of a model within the bounds.
-fn explore(model: fn()) {
+fn explore(preemptions_max: usize, model: fn()) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    builder.preemption_bound = Some(preemptions_max);
     builder.max_branches = STEPS_MAX;
     let executions = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&executions);

@@ -9,30 +9,31 @@ use loom::thread;
 use super::*;
 
 macro_rules! models {
-    ($($model:ident),* $(,)?) => {
-        /// Every model, by name.
-        pub const ALL: &[(&str, fn())] = &[$((stringify!($model), $model)),*];
+    ($($model:ident: $preemptions:literal,)*) => {
+        /// Every model: its name, its bound, itself.
+        pub const ALL: &[(&str, usize, fn())] = &[$((stringify!($model), $preemptions, $model)),*];
 
         mod holds {
-            $(#[test] fn $model() { super::super::explore(super::$model); })*
+            $(#[test] fn $model() { super::super::explore($preemptions, super::$model); })*
         }
     };
 }
 
+// With the times that each takes the processor from a thread which could go on; what blocks or ends is not counted.
 models!(
-    payloads_change_hands_in_a_slot_that_is_used_again,
-    a_slot_used_again_is_not_taken_for_its_earlier_life,
-    a_slot_given_back_is_not_taken_for_its_next_life,
-    what_is_read_again_after_its_seq_is_seen_whole,
-    an_abort_is_passed_over_and_its_memory_used_again,
-    a_restarted_reader_frees_what_was_read,
-    a_restarted_reader_meets_a_slot_that_is_used_again,
-    recovery_reads_again_beside_a_reader,
-    a_reader_that_sleeps_is_woken,
-    a_void_slot_used_again_wakes_the_reader,
-    the_header_never_contradicts_itself,
-    recovery_beside_a_reader_loses_nothing,
-    lanes_keep_one_order,
+    payloads_change_hands_in_a_slot_that_is_used_again: 2,
+    a_slot_used_again_is_not_taken_for_its_earlier_life: 2,
+    a_slot_given_back_is_not_taken_for_its_next_life: 2,
+    what_is_read_again_after_its_seq_is_seen_whole: 2,
+    an_abort_is_passed_over_and_its_memory_used_again: 2,
+    a_restarted_reader_frees_what_was_read: 2,
+    a_restarted_reader_meets_a_slot_that_is_used_again: 1,
+    recovery_reads_again_beside_a_reader: 2,
+    a_reader_that_sleeps_is_woken: 2,
+    a_void_slot_used_again_wakes_the_reader: 2,
+    the_header_never_contradicts_itself: 2,
+    recovery_beside_a_reader_loses_nothing: 2,
+    lanes_keep_one_order: 2,
 );
 
 /// The reader may still read the one slot's payload when the writer looks whether it may have it.

@@ -55,9 +55,9 @@ fn one_is_weakened_in_a_child() {
     if WEAK.is_none() {
         return;
     }
-    for (name, model) in models::ALL {
+    for (name, preemptions_max, model) in models::ALL {
         println!("model {name}");
-        explore(*model);
+        explore(*preemptions_max, *model);
     }
     for (file, line, column) in &*SEEN.lock().unwrap() {
         println!("site {file}:{line}:{column}");
