@@ -24,6 +24,7 @@ models!(
     payloads_change_hands_in_a_slot_that_is_used_again: 2,
     a_slot_used_again_is_not_taken_for_its_earlier_life: 2,
     a_slot_given_back_is_not_taken_for_its_next_life: 2,
+    head_and_tail_are_seen_in_order: 2,
     what_is_read_again_after_its_seq_is_seen_whole: 2,
     an_abort_is_passed_over_and_its_memory_used_again: 2,
     a_restarted_reader_frees_what_was_read: 2,
@@ -78,6 +79,16 @@ fn a_slot_given_back_is_not_taken_for_its_next_life() {
     writer.join().unwrap();
     got.extend(drain(&mut consumer));
     assert_eq!(got, [9, 1]);
+}
+
+/// Clients come and give up, so head and tail both move under a reader that knows neither yet.
+fn head_and_tail_are_seen_in_order() {
+    let ring = ring(2, 1);
+    let (mut producer, mut consumer) = (ring.producer(0), ring.consumer());
+    write(&mut ring.producer(1), 9).unwrap().commit();
+    let writer = thread::spawn(move || (0..2).for_each(|_| producer.reserve(0).unwrap().give_back()));
+    assert_eq!(drain(&mut consumer), [9]);
+    writer.join().unwrap();
 }
 
 fn what_is_read_again_after_its_seq_is_seen_whole() {
