@@ -3,7 +3,7 @@
 #   make demo      watch a disk being protected, on this machine, in under a minute
 #   make test      everything that must hold; installs what it needs and is missing (and says what)
 #   make bench     beside qemu-nbd on this machine (PEERS="--rounds 5 --seconds 3"), then each stage by itself (STAGES="--only replay"),
-#                  then micro benchmarks; builds for minutes, wants root
+#                  then the instructions of each (valgrind), then micro benchmarks; builds for minutes, wants root
 #                  (it drops the page cache) and takes 30 GB of disk while it runs
 #   make lint      format, clippy, documentation, licences
 #   make fmt       formats
@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 60
 NIGHTLY_FUZZ_SECONDS ?= 3600
 CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
-NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2
+NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2 FARSHORE_STRESS_OPERATIONS=200000
 
 # For the comparison with peers: --rounds, --seconds, --dir, --results. For the stages: --rounds, --only, --dir, --results.
 PEERS ?=
@@ -32,7 +32,7 @@ demo:
 
 test: deps
 	$(CARGO) build --workspace --locked
-	$(MAKE) test-stages test-across fuzz
+	$(MAKE) test-stages loom test-across fuzz
 
 # Each stage by itself.
 test-stages:
@@ -55,7 +55,7 @@ TSAN_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
 tsan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=$(CURDIR)/target/tsan \
-		TSAN_OPTIONS="suppressions=$(CURDIR)/scripts/tsan.supp halt_on_error=1" \
+		TSAN_OPTIONS="suppressions=$(CURDIR)/scripts/tsan.supp" \
 		$(CARGO) test --locked --target $(TSAN_TARGET) --package farshore-changelog --lib ring:: -- --test-threads=1
 
 # Across the stages, with the binary that `cargo build` made: one test program after the other, two tests at a time (an
@@ -71,6 +71,7 @@ bench: deps
 	$(CARGO) build --release --locked --package farshore --package farshore-benches --bins
 	target/release/peers $(PEERS)
 	target/release/stages $(STAGES)
+	benches/instructions.sh
 	$(CARGO) bench --locked --package farshore-benches
 
 lint:
@@ -100,6 +101,7 @@ mutations: deps
 nightly: deps
 	$(MAKE) simulate SEEDS=10000
 	$(MAKE) mutations
+	$(MAKE) loom-weakened tsan
 	$(CARGO) build --workspace --release --locked
 	FARSHORE_BIN=$(CURDIR)/target/release/farshore $(NIGHTLY_ROUNDS) $(CARGO) test --release --workspace --locked -- --test-threads=2
 	$(MAKE) fuzz FUZZ_SECONDS=$(NIGHTLY_FUZZ_SECONDS)

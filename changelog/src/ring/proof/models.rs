@@ -210,12 +210,12 @@ fn recovery_beside_a_reader_loses_nothing() {
     assert_eq!(consumer.position(), Seq(3));
 }
 
-/// The range of a write in flight is read again into its slot while the reader waits for it.
+/// A process dies with a write in flight, and its range is read again into its slot: the reader may have seen nothing of it yet.
 fn recovery_reads_again_beside_a_reader() {
     let ring = ring(1, 1);
     let mut consumer = reopened(&ring).consumer();
-    write(&mut ring.producer(0), 1).unwrap().leave();
     let capture = thread::spawn(move || {
+        write(&mut ring.producer(0), 1).unwrap().leave();
         let report = reopened(&ring).recover(&mut |_, payload| {
             payload.fill(1);
             Settled::Reread

@@ -61,7 +61,7 @@ fn draft_of(lane: u32, index: u64) -> Draft {
 /// The record that comes of it under this seq.
 fn record_of(lane: u32, index: u64, seq: Seq) -> Record {
     let draft = draft_of(lane, index);
-    let more = if index % REQUEST_OF_TWO_EVERY == 0 { RecordFlags::MORE } else { RecordFlags::NONE };
+    let more = if index.is_multiple_of(REQUEST_OF_TWO_EVERY) { RecordFlags::MORE } else { RecordFlags::NONE };
     let reread = if is_reread(index) { RecordFlags::REREAD } else { RecordFlags::NONE };
     draft.with(seq, draft.flags.with(more).with(reread))
 }
