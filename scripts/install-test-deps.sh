@@ -79,6 +79,7 @@ need nbdfuse libnbd-bin
 need losetup mount
 need dmsetup dmsetup
 need patch patch
+need valgrind valgrind
 need strip binutils
 need xz xz-utils
 need gcc gcc

@@ -3,6 +3,7 @@
 //!
 //! - [`load`]: asks something of a server, by fio
 //! - [`group`]: sets one of our groups up
+//! - [`micro`]: what the micro benchmarks work on
 //! - [`process`]: a process that is measured
 //! - [`work`]: content, an epoch and a log of it, for a stage by itself
 //! - [`shipping`]: a full ring through a shipper of one thread
@@ -12,6 +13,7 @@
 pub mod group;
 pub mod load;
 pub mod machine;
+pub mod micro;
 pub mod process;
 pub mod report;
 pub mod shipping;

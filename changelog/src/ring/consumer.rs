@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::error::RingError;
 use super::layout::HeaderWords;
 use super::mapping::{Lane, Region};
 use super::spec::RingSpec;
+use super::sync::AtomicU64;
 
 /// The one reader of a ring: the shipper's side.
 pub struct Consumer {
@@ -284,10 +284,13 @@ impl Consumer {
             return Err(format!("slot {number} bears seq {seq}, which was not taken yet"));
         }
         if seq <= self.position {
-            // Left by a predecessor, which had it read: it is consumed and waits for its producer.
-            let state = self.lanes[lane].lane.slot(number).state.load(Acquire);
+            // Left by a predecessor, which had it read: it is consumed and waits for its producer, which may have used it again
+            // since it was looked at.
+            let slot = self.lanes[lane].lane.slot(number);
+            let state = slot.state.load(Acquire);
             return match State::from_code(state) {
                 Some(State::Consumed | State::Void | State::Free) => Ok(()),
+                _ if slot.number.load(Relaxed) != number => Ok(()),
                 Some(State::Reserved | State::Committed | State::Aborted) | None => {
                     Err(format!("slot {number} in state {state} bears seq {seq}, which was read already"))
                 }
@@ -308,7 +311,7 @@ impl Consumer {
         let wrong =
             |what: &str| self.damaged(format!("lane {}: slot {} of seq {seq}: {what}", place.lane, place.number));
         let state = slot.state.load(Acquire);
-        if slot.number.load(Relaxed) != place.number || lane.words().tail.load(Acquire) > place.number {
+        if slot.number.load(Acquire) != place.number || lane.words().tail.load(Acquire) > place.number {
             // Freed without us: recovery made it void.
             let void = lane.header().void_below.load(Acquire) > seq;
             return if void { Ok(Next::PassVoid) } else { Err(wrong("freed before it was read")) };
@@ -368,10 +371,12 @@ fn finish_release(lane: &Lane, read_seq: u64) {
         let Look::Placed(seq) = look(lane, number) else {
             continue;
         };
-        let state = &lane.slot(number).state;
-        let settled = [State::Committed, State::Aborted].map(State::code).contains(&state.load(Acquire));
-        if settled && seq < read_seq {
-            state.store(State::Consumed.code(), Release);
+        let slot = lane.slot(number);
+        let settled = [State::Committed, State::Aborted].map(State::code).contains(&slot.state.load(Acquire));
+        // The number after the state: else its producer may have used the slot again since the look, and the state is of a record
+        // that nobody has read. A settled slot of this number waits for us.
+        if settled && seq < read_seq && slot.number.load(Relaxed) == number {
+            slot.state.store(State::Consumed.code(), Release);
         }
     }
 }

@@ -5,10 +5,12 @@
 //! and looks at the word. The two fences (both `SeqCst`) have an order: if the ringer's is first, the sleeper's look
 //! finds the work; if the sleeper's is first, the ringer finds the 1. So no wake-up is lost. A ringer that takes the 1
 //! before the sleeper is in the kernel changes the word, and the kernel refuses to sleep on a changed word.
-#![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use super::futex;
+use super::sync::{AtomicU32, fence};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -17,7 +19,7 @@ const ASLEEP: u32 = 1;
 pub(super) fn ring(word: &AtomicU32) {
     fence(Ordering::SeqCst);
     if word.load(Ordering::Relaxed) == ASLEEP && word.swap(AWAKE, Ordering::AcqRel) == ASLEEP {
-        wake(word);
+        futex::wake(word);
     }
 }
 
@@ -26,29 +28,12 @@ pub(super) fn sleep_unless(word: &AtomicU32, timeout: Duration, work: impl FnOnc
     word.store(ASLEEP, Ordering::Relaxed);
     fence(Ordering::SeqCst);
     if !work() {
-        wait(word, timeout);
+        futex::wait(word, ASLEEP, timeout);
     }
     word.store(AWAKE, Ordering::Relaxed);
 }
 
-fn wake(word: &AtomicU32) {
-    const SLEEPERS: libc::c_int = 1;
-    // SAFETY: FUTEX_WAKE reads no memory of ours but compares the address of a word that is valid for the call; not the
-    // private variant, because the sleeper is another process. Its result (how many woke) changes nothing.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, SLEEPERS) };
-}
-
-fn wait(word: &AtomicU32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
-    };
-    // SAFETY: the word and the timeout are valid for the whole call. Every way to return (woken, timed out, interrupted,
-    // word changed) means the same to the caller: look again.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, ASLEEP, &raw const timeout) };
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::atomic::AtomicBool;
 

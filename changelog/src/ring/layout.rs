@@ -1,9 +1,9 @@
 //! Where everything lies in a ring file: the offsets of `docs/format.md` "Ring", each derived from its neighbour, the
 //! atomic words laid over them, and the arithmetic of lanes.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
-
 use crate::ids::{DISK_NAME_MAX_BYTES, DISKS_PER_GROUP_MAX, GROUP_NAME_MAX_BYTES};
+
+use super::sync::{AtomicU32, AtomicU64};
 
 // The words below are native integers in memory shared by processes of one machine; the format is little-endian.
 const _: () = assert!(cfg!(target_endian = "little"), "the ring's words are mapped as they are: little-endian only");
@@ -108,17 +108,17 @@ const _: () = {
 #[repr(C)]
 pub(super) struct HeaderWords {
     pub next_seq: AtomicU64,
-    _pad0: [u8; 56],
+    pub _pad0: [u8; 56],
     pub void_below: AtomicU64,
-    _pad1: [u8; 56],
+    pub _pad1: [u8; 56],
     pub read_seq: AtomicU64,
-    _pad2: [u8; 56],
+    pub _pad2: [u8; 56],
     pub confirmed_seq: AtomicU64,
-    _pad3: [u8; 56],
+    pub _pad3: [u8; 56],
     pub doorbell: AtomicU32,
-    _pad4: [u8; 60],
+    pub _pad4: [u8; 60],
     pub shipper_state: AtomicU32,
-    _pad5: [u8; 4],
+    pub _pad5: [u8; 4],
     pub shipper_seen: AtomicU64,
     pub spool_bytes: AtomicU64,
     pub resync_end: AtomicU64,
@@ -129,16 +129,17 @@ pub(super) struct HeaderWords {
 #[repr(C)]
 pub(super) struct LaneWords {
     pub head: AtomicU64,
-    _pad0: [u8; 56],
+    pub _pad0: [u8; 56],
     pub tail: AtomicU64,
-    _pad1: [u8; 56],
+    pub _pad1: [u8; 56],
     pub payload_head: AtomicU64,
-    _pad2: [u8; 56],
+    pub _pad2: [u8; 56],
     pub payload_tail: AtomicU64,
 }
 
 /// A slot as atomic words. All of them are atomic, because a reader may look at a slot while its owner reuses it.
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct SlotWords {
     pub seq: AtomicU64,
     pub offset: AtomicU64,
@@ -153,6 +154,8 @@ pub(super) struct SlotWords {
     pub number: AtomicU64,
 }
 
+// The model's words are larger, and lie in no file.
+#[cfg(not(loom))]
 const _: () = {
     use std::mem::{align_of, offset_of, size_of};
     assert!(offset_of!(HeaderWords, next_seq) == H_NEXT_SEQ - H_WORDS);
@@ -213,6 +216,12 @@ impl Geometry {
             ));
         }
         Ok(Self { lanes, slots_per_lane, payload_bytes_per_lane })
+    }
+
+    /// A geometry for the model: any power of two of slots, any number of pages.
+    #[cfg(loom)]
+    pub fn of_model(lanes: u32, slots_per_lane: u32, pages_per_lane: u64) -> Self {
+        Self { lanes, slots_per_lane, payload_bytes_per_lane: pages_per_lane * PAGE_BYTES }
     }
 
     pub fn lanes(self) -> u32 {

@@ -6,12 +6,13 @@
 //! - [`RecoveryReport`]: what a takeover did with the slots that a dead process left
 //!
 //! Inside: `layout` (offsets), `header` (proof of the header page), `mapping` (the memory; the only pointers), `descriptor`
-//! (proof of a slot), `recovery` (the table), `takeover` (its application), `doorbell` (the futex).
+//! (proof of a slot), `recovery` (the table), `takeover` (its application), `doorbell` and the
+//! `futex` under it, `sync` (which atomics), `proof` (the memory order, tried by a model checker).
 //!
 //! # Memory order
 //!
 //! A lane has one producer, which alone stores its `head`, `tail` and payload counters; the group has one consumer. What
-//! one side must see of the other hangs on five pairs of a Release store and an Acquire load:
+//! one side must see of the other hangs on six pairs of a Release store and an Acquire load:
 //!
 //! 1. `head` is stored after the slot's `seq` = 0, number and state; so whoever sees the head sees no earlier life of the
 //!    slots below it.
@@ -23,6 +24,8 @@
 //!    after it has read that state. The same holds for void, which the slot's owner stores.
 //! 5. `void_below` is stored by recovery after it has settled every slot; the consumer loads it before it scans. So a seq
 //!    below it that the scan does not find has no slot.
+//! 6. `number` and `tail` are stored by a producer after the recovery before it; so a consumer that finds by either that a slot
+//!    it waited for is gone sees the `void_below` that says why.
 //!
 //! Seqs are dense because they come from one `fetch_add`, and two operations of which one was acknowledged before the
 //! other began have seqs in that order, because changes of one atomic follow happens-before. The consumer takes seq n only
@@ -36,13 +39,26 @@ mod consumer;
 mod descriptor;
 mod doorbell;
 mod error;
+#[cfg(not(loom))]
+mod futex;
+#[cfg(loom)]
+#[path = "proof/futex.rs"]
+mod futex;
 pub mod header;
+#[cfg_attr(loom, allow(dead_code, reason = "a model lies in no file"))]
 mod layout;
+#[cfg(not(loom))]
+mod mapping;
+#[cfg(loom)]
+#[path = "proof/memory.rs"]
 mod mapping;
 mod producer;
+#[cfg(loom)]
+mod proof;
 mod recovery;
 mod slot;
 mod spec;
+mod sync;
 mod takeover;
 
 use std::fs::OpenOptions;
@@ -388,5 +404,5 @@ fn check_words(words: &HeaderWords) -> Result<(), String> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -59,7 +59,7 @@ impl Producer {
         let room = allocate(payload_head, self.payload_tail.get(), payload_bytes, self.payload_capacity())?;
         let slot = self.lane.slot(number);
         slot.seq.store(0, Relaxed);
-        slot.number.store(number, Relaxed);
+        slot.number.store(number, Release);
         slot.position.store(room.position, Relaxed);
         slot.reserved.store(room.reserved, Relaxed);
         slot.state.store(State::Reserved.code(), Release);

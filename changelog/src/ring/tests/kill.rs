@@ -14,8 +14,10 @@ use crate::clock;
 /// Names the ring to the child; the test runs itself again as its own child.
 const CHILD: &str = "FARSHORE_TEST_RING";
 const NAME: &str = "ring::tests::kill::what_a_killed_process_committed_is_there";
+/// Processes that are killed, unless the variable says more.
 const KILLS: u64 = 15;
-const LANES: u32 = 2;
+const KILLS_VARIABLE: &str = "FARSHORE_KILL_ROUNDS";
+const LANES: u32 = 3;
 /// A child whose parent has died ends by itself after this.
 const CHILD_LIFE_MAX: Duration = Duration::from_secs(30);
 
@@ -87,6 +89,11 @@ fn drain(ring: &Ring, stop: &AtomicBool, got: &Mutex<BTreeSet<u64>>) {
         match consumer.take().unwrap() {
             Some(taken) => {
                 let record = *taken.record();
+                let draft = draft(Op::Write, record.offset, record.len);
+                // In flight when its process was killed: the range was read again.
+                let flags = if record.flags == RecordFlags::REREAD { record.flags } else { draft.flags };
+                assert_eq!(record, draft.with(record.seq, flags));
+                assert_eq!(record.seq, consumer.position());
                 assert!(taken.payload() == pattern(record.offset, record.len as usize), "payload of {record:?}");
                 assert!(got.lock().unwrap().insert(record.seq.0));
                 consumer.release(record.seq, vec![taken]);
@@ -112,7 +119,8 @@ fn what_a_killed_process_committed_is_there() {
     let mut settled = 0;
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| drain(&shipper, &stop, &got));
-        for kill in 0..KILLS {
+        let kills = std::env::var(KILLS_VARIABLE).map_or(KILLS, |n| n.parse().unwrap());
+        for kill in 0..kills {
             said.extend(run_and_kill(&bench.path, Duration::from_millis(20 + 7 * (kill % 10))));
             let report = Ring::open(&bench.path).unwrap().recover(&mut |record, payload| {
                 // The test's disk: it holds what was written to it, or by now will be.

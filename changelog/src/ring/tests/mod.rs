@@ -49,6 +49,17 @@ pub(super) fn bench(lanes: u32) -> Bench {
     Bench { _dir: dir, path, ring }
 }
 
+/// Another handle to the same mapping, whose ends were not taken yet.
+pub(super) fn handle(ring: &Ring) -> Ring {
+    Ring(Arc::new(Inner {
+        map: Arc::clone(&ring.0.map),
+        spec: Arc::clone(&ring.0.spec),
+        path: ring.0.path.clone(),
+        produced: AtomicU64::new(0),
+        consumed: AtomicBool::new(false),
+    }))
+}
+
 pub(super) fn draft(op: Op, offset: u64, len: u64) -> Draft {
     Draft { time: UnixMicros(5), disk: DiskIndex(0), op, flags: RecordFlags::NONE, offset, len }
 }
