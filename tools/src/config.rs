@@ -15,6 +15,7 @@ use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
 use farshore_shipper::config::THREADS_MAX;
 use farshore_shipper::{Compression, ShipperConfig};
+use nix::sched::CpuSet;
 use serde::Deserialize;
 
 use crate::failure::{Next, fail};
@@ -81,6 +82,7 @@ struct File {
     #[serde(default)]
     engine: EngineChoice,
     lanes: Option<u32>,
+    lane_cpus: Option<Vec<usize>>,
     disk: Vec<FileDisk>,
 }
 
@@ -160,6 +162,8 @@ pub struct Config {
     pub engine: EngineChoice,
     /// I/O threads.
     pub lanes: u32,
+    /// Processors that they are pinned to, in turn; empty: wherever the kernel has room.
+    pub lane_cpus: Vec<usize>,
     /// The disks, in index order.
     pub disks: Vec<DiskConfig>,
 }
@@ -291,6 +295,12 @@ impl Config {
             "shipper_threads must lie between 1 and {THREADS_MAX}, not {shipper_threads}"
         );
         let lanes = file.lanes.unwrap_or(cores).clamp(1, disk_count);
+        let lane_cpus = file.lane_cpus.unwrap_or_default();
+        ensure!(
+            lane_cpus.iter().all(|cpu| *cpu < CpuSet::count()),
+            "lane_cpus names processors by number, below {}, not {lane_cpus:?}",
+            CpuSet::count()
+        );
         let state_dir = file.state_dir.map_or_else(|| paths::state_dir(&file.group), at);
         Ok(Self {
             spool_dir: file.spool_dir.map_or_else(|| state_dir.join("spool"), at),
@@ -313,6 +323,7 @@ impl Config {
             resync_latency,
             engine: file.engine,
             lanes,
+            lane_cpus,
             disks,
         })
     }

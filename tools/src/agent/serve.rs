@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use farshore_capture::device::DeviceTokens;
 use farshore_capture::disk::SourceDisk;
 use farshore_capture::engine::{self, EngineKind};
@@ -18,6 +18,8 @@ use farshore_capture::tap::{
 };
 use farshore_changelog::ids::{DiskIndex, Epoch, Seq};
 use farshore_changelog::ring::Ring;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::config::{Config, EngineChoice, OnFull};
 use crate::failure::Next;
@@ -78,7 +80,9 @@ pub fn serve(
     let mut builder = ServerBuilder::new();
     for (number, Lane { exports, devices }) in lanes.into_iter().enumerate() {
         let payloads = ring.payload_area(u32::try_from(number).expect("a ring has few lanes"));
+        let cpu = config.lane_cpus.iter().cycle().nth(number).copied();
         builder = builder.lane(exports, move || {
+            cpu.map_or(Ok(()), pin)?;
             let (mut engine, fell_back) = engine::open(kind)?;
             if let (0, Some(why)) = (number, fell_back) {
                 tracing::warn!("a thread pool does the I/O: {why}");
@@ -93,6 +97,16 @@ pub fn serve(
     }
     let server = builder.start().next("see the cause; another agent or program may use the address")?;
     Ok(Serving { server, states, progress })
+}
+
+/// Pins this thread, and those that it starts, to a processor.
+///
+/// # Errors
+/// When there is no such processor, or this process may not use it.
+fn pin(cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+    pinned.with_context(|| format!("a lane cannot be pinned to processor {cpu}: see lane_cpus, and nproc"))
 }
 
 /// Deals the disks out to the lanes.
