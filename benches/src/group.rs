@@ -131,7 +131,7 @@ impl Group {
         format!("nbd+unix:///{}?socket={}", export(disk), self.path("sock").display())
     }
 
-    /// Removes all of its files.
+    /// Removes all of its files; its agent has ended.
     ///
     /// # Errors
     /// Of the file system.
@@ -141,6 +141,11 @@ impl Group {
             std::fs::remove_dir_all(folder)?;
         }
         (0..disks).try_for_each(|n| std::fs::remove_file(self.image(n)))?;
+        // The agent leaves its ring for the next one; it is memory.
+        let ring = PathBuf::from(format!("/dev/shm/farshore-bench-{}.ring", self.name));
+        if ring.exists() {
+            std::fs::remove_file(ring)?;
+        }
         Ok(std::fs::remove_file(self.config())?)
     }
 
