@@ -224,3 +224,34 @@ fn another_vault_is_refused_and_the_old_one_goes_on() {
     assert_goes_on(site, 1);
     assert!(!other.join("groups").exists(), "something was shipped there");
 }
+
+/// The processors that each lane of the agent may run on, as /proc lists them.
+fn lanes_run_on(site: &mut Site) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", site.agent().pid())).unwrap();
+    let statuses = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+    let value = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let lanes = statuses.filter(|status| value(status, "Name:").starts_with("farshore-lane-"));
+    lanes.map(|status| value(&status, "Cpus_allowed_list:")).collect()
+}
+
+#[test]
+fn lanes_run_where_they_are_pinned_to() {
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    let mut site = two_disks();
+    assert!(lanes_run_on(&mut site).iter().all(|cpus| *cpus != last.to_string()), "lanes are pinned unasked");
+    site.stop_agent();
+    site.reconfigure(&format!("lane_cpus = [{last}]"));
+    site.start_agent();
+    let lanes = lanes_run_on(&mut site);
+    assert!(!lanes.is_empty() && lanes.iter().all(|cpus| *cpus == last.to_string()), "{lanes:?}");
+    site.stop_agent();
+    site.reconfigure("lane_cpus = [1023]");
+    refused(run_agent(&site), &["processor 1023", "lane_cpus"]);
+    site.reconfigure("lane_cpus = [1024]");
+    refused(run_agent(&site), &["lane_cpus", "below 1024"]);
+    site.reconfigure("");
+    assert_goes_on(site, 1);
+}
