@@ -107,6 +107,27 @@ fn writes_from_a_ring_reach_the_disk(engine: &mut dyn Engine) {
     assert!(all.chunks(4096).enumerate().all(|(n, page)| page.iter().all(|b| usize::from(*b) == n)));
 }
 
+fn reads_that_hang_keep_nothing_else_waiting(engine: &mut dyn Engine) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    for n in 0..64 {
+        // Nothing comes. (A pool reads files only, and refuses.)
+        engine.push(Token(n), Io::Read { fd: ours.as_raw_fd(), offset: 0, piece: Piece::heap(512) });
+    }
+    let (begun, mut done) = (clock::mono(), Vec::new());
+    for n in 100..120 {
+        engine.push(Token(n), Io::Call(Box::new(|| (Ok(0), Pieces::new()))));
+        while !done.iter().any(|c: &Completion| c.token == Token(n)) {
+            engine.wait(Some(Duration::from_secs(10)), &mut done).unwrap();
+        }
+    }
+    assert!(clock::mono() - begun < Duration::from_secs(5), "{:?}", clock::mono() - begun);
+    drop(theirs);
+    while engine.in_flight() > 0 {
+        engine.wait(Some(Duration::from_secs(10)), &mut done).unwrap();
+    }
+    assert_eq!(done.len(), 64 + 20);
+}
+
 fn errors_come_with_the_completion(engine: &mut dyn Engine) {
     let read_only = std::fs::File::open("/proc/self/exe").unwrap();
     engine.push(Token(1), Io::Write { fd: read_only.as_raw_fd(), offset: 0, piece: buf(b"x") });
@@ -257,6 +278,7 @@ macro_rules! suites {
 suites!(
     disk_bytes_go_out_and_come_back,
     writes_from_a_ring_reach_the_disk,
+    reads_that_hang_keep_nothing_else_waiting,
     errors_come_with_the_completion,
     a_stream_is_accepted_received_and_sent,
     a_full_socket_makes_the_send_wait_or_short,

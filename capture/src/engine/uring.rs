@@ -26,6 +26,15 @@ const COMPLETION_ENTRIES: u32 = 2048;
 pub const HELPER_THREADS: usize = 4;
 /// Message headers kept for the next sends: a lane's connections send one at a time each.
 const SPARE_MESSAGES_MAX: usize = 64;
+/// For each so many small reads in flight one more completion is waited for: their answers then share a send, and the client is woken
+/// once for them. Of an eighth of them that is a small part of what each waits for the disk.
+const READS_A_COMPLETION: usize = 8;
+/// Most completions that are waited for at once.
+const WAITED_FOR_MAX: usize = 4;
+/// Longest wait for more than one: a disk that does not answer must not keep anything else of the lane waiting.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// The largest read that counts as small: of larger ones each is worth a send.
+const SMALL_READ_BYTES: usize = 16 << 10;
 /// Most bytes of one read or write, as for read(2); the rest is a short count.
 const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
 /// The registered memory among the ring's: the only one.
@@ -37,6 +46,10 @@ const BELL: u64 = u64::MAX;
 pub struct Uring {
     ring: IoUring,
     in_flight: Slab<InFlight>,
+    /// How many of them are small reads.
+    small_reads: usize,
+    /// Whether more than one completion may be waited for.
+    gathers: bool,
     /// Built entries that have not found room in the submission queue yet.
     waiting: VecDeque<squeue::Entry>,
     /// What sends that are over have left for the next ones.
@@ -107,6 +120,8 @@ impl Uring {
         let mut uring = Self {
             ring,
             in_flight: Slab::new(),
+            small_reads: 0,
+            gathers: true,
             waiting: VecDeque::new(),
             spare_messages: Vec::new(),
             workers: Workers::start(HELPER_THREADS)?,
@@ -156,6 +171,7 @@ impl Uring {
                 continue;
             }
             let op = self.in_flight.remove(key);
+            self.small_reads -= usize::from(is_small_read(&op.io));
             // What cannot be done at once a thread of the kernel does; when there is none to be had, the operation is
             // cancelled before it has begun. The helper threads have been there from the start.
             let op = match (end.result() == -libc::ECANCELED, op) {
@@ -208,6 +224,10 @@ fn tolerable(entered: io::Result<usize>) -> io::Result<bool> {
             _ => Err(e),
         },
     }
+}
+
+fn is_small_read(io: &Io) -> bool {
+    matches!(io, Io::Read { piece, .. } if piece.len() <= SMALL_READ_BYTES)
 }
 
 fn length(piece: &Piece) -> u32 {
@@ -265,6 +285,7 @@ impl Engine for Uring {
             self.workers.push(token, call);
             return;
         }
+        self.small_reads += usize::from(is_small_read(&io));
         let slot = self.in_flight.vacant_entry();
         let key = slot.key();
         let message = if matches!(io, Io::Send { .. }) { self.spare_messages.pop() } else { None };
@@ -277,17 +298,24 @@ impl Engine for Uring {
         self.feed()?;
         let rang = self.reap(done);
         self.feed()?;
+        let wanted = match self.gathers {
+            true => (self.small_reads / READS_A_COMPLETION).clamp(1, WAITED_FOR_MAX),
+            false => 1,
+        };
+        let timeout = if wanted > 1 { Some(timeout.unwrap_or(GATHER_MAX).min(GATHER_MAX)) } else { timeout };
         if rang || done.len() > before || timeout == Some(Duration::ZERO) {
             if !self.ring.submission().is_empty() || done.len() == before {
                 tolerable(self.ring.submit())?;
             }
         } else if let Some(timeout) = timeout {
             let timeout = types::Timespec::from(timeout);
-            tolerable(self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout)))?;
+            tolerable(self.ring.submitter().submit_with_args(wanted, &types::SubmitArgs::new().timespec(&timeout)))?;
         } else {
-            tolerable(self.ring.submit_and_wait(1))?;
+            tolerable(self.ring.submit_and_wait(wanted))?;
         }
         self.reap(done);
+        // After a wait in vain the next one is for whatever comes first.
+        self.gathers = done.len() > before;
         Ok(())
     }
 
