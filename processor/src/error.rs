@@ -210,8 +210,12 @@ impl GroupError {
                 VaultError::NotAVault { url }
                 | VaultError::AlreadyAVault { url }
                 | VaultError::OtherVault { url, .. }
+                | VaultError::Unconditional { url, .. }
                 | VaultError::BadUrl { url, .. } => url.clone(),
-                VaultError::Unreachable { what, .. } | VaultError::Refused { what, .. } => what.clone(),
+                VaultError::Unreachable { what, .. }
+                | VaultError::Throttled { what, .. }
+                | VaultError::Refused { what, .. }
+                | VaultError::Gone { what, .. } => what.clone(),
             },
         }
     }

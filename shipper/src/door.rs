@@ -77,9 +77,13 @@ impl Door {
     #[must_use]
     pub fn may_pass(&self, error: &VaultError) -> bool {
         match error {
-            VaultError::Unreachable { .. } | VaultError::Refused { .. } => true,
+            VaultError::Unreachable { .. }
+            | VaultError::Throttled { .. }
+            | VaultError::Refused { .. }
+            | VaultError::Gone { .. } => true,
             VaultError::NotAVault { .. } => self.known.load(Ordering::Acquire),
             VaultError::AlreadyAVault { .. }
+            | VaultError::Unconditional { .. }
             | VaultError::OtherVault { .. }
             | VaultError::Version { .. }
             | VaultError::Damaged { .. }

@@ -93,7 +93,7 @@ impl Uploader {
     /// [`ShipError`]: the vault conflicts with us, or cannot be used.
     pub fn run(self, abort: &Notify) -> Result<End, ShipError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
             .build()
             .map_err(ShipError::io("start the uploader"))?;

@@ -18,6 +18,7 @@
 //! - [`memory_limit`]: a control group for one process
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
+//! - [`stores`]: object stores, each a real server
 //! - [`stretches`]: a vault with something to damage and a point before it that must stay good
 //! - [`power_disk`], [`power_host`], [`power_load`]: disks that lose what was not flushed, a guest that runs farshore on them, and
 //!   writes that tell which of them are left
@@ -49,5 +50,6 @@ pub mod root;
 pub mod rounds;
 pub mod site;
 pub mod site_config;
+pub mod stores;
 pub mod stretches;
 pub mod vm_disk;

@@ -1,5 +1,7 @@
 //! What can go wrong with the vault, by what the caller does about it.
 
+use crate::cloud::http::{Special, special_of};
+
 /// Why a vault operation was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -21,6 +23,35 @@ pub enum VaultError {
         /// What the store said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store asks for fewer requests. The operation may be tried again, later than an outage would be.
+    #[error("cannot {what}: the store asks for fewer requests")]
+    Throttled {
+        /// The operation and its key.
+        what: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What the vault lies in is not there.
+    #[error("cannot {what}: the bucket of the vault is not there; check its name, region and endpoint, or make it")]
+    Gone {
+        /// The operation and its key.
+        what: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store takes a put-if-absent and puts where something is.
+    #[error(
+        "{url} cannot hold a vault: its store overwrites an object where it was told to create one only if there is none \
+         ({what}), so that two sites could write over each other; use a store that honours If-None-Match"
+    )]
+    Unconditional {
+        /// The URL, or the key.
+        url: String,
+        /// What was seen.
+        what: String,
     },
     /// There is no vault object under this URL.
     #[error("{url} holds no vault; check the URL, or make one with `farshore init --vault {url}`")]
@@ -76,13 +107,21 @@ impl VaultError {
     /// Whether trying again later can help without anybody doing something.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Throttled { .. })
     }
 
     /// Sorts what a store said by what to do about it. `NotFound` and `AlreadyExists` are answers, not errors, and are
     /// taken out before this is asked.
     pub(crate) fn of_store(what: String, source: object_store::Error) -> Self {
         use object_store::Error as E;
+        match special_of(&source) {
+            Some(Special::Throttled { .. }) => return Self::Throttled { what, source: Box::new(source) },
+            Some(Special::Undecided) => return Self::Unreachable { what, source: Box::new(source) },
+            None => {}
+        }
+        if let E::NotFound { .. } = source {
+            return Self::Gone { what, source: Box::new(source) };
+        }
         let refused = match &source {
             E::PermissionDenied { .. }
             | E::Unauthenticated { .. }

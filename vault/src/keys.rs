@@ -5,6 +5,8 @@ use std::fmt;
 use farshore_changelog::ids::{DiskIndex, Epoch, GroupName, SegmentNo};
 use object_store::path::Path;
 
+use crate::objects::Nonce;
+
 /// Digits of an epoch in a key. Epochs above `10^10 - 1` have no key; one a second would last three centuries.
 const EPOCH_DIGITS: usize = 10;
 /// Digits of a segment number, and of a request's number.
@@ -15,12 +17,15 @@ const CHUNK_DIGITS: usize = 10;
 
 const VAULT_OBJECT: &str = "farshore-vault.json";
 const GROUPS: &str = "groups";
+const PROBES: &str = "probes";
 
 /// The place of one object under the root prefix of the vault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     /// The vault object itself.
     Vault,
+    /// What is put to see what the store does with it, and taken away again.
+    Probe(Nonce),
     /// An epoch object.
     Epoch(GroupName, Epoch),
     /// What the target asks of the source: request 1, 2, 3 …
@@ -37,6 +42,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vault => f.write_str(VAULT_OBJECT),
+            Self::Probe(nonce) => write!(f, "{PROBES}/{nonce}"),
             Self::Epoch(group, epoch) => {
                 write!(f, "{GROUPS}/{group}/to-source/epochs/{epoch:0EPOCH_DIGITS$}.json")
             }
@@ -70,6 +76,7 @@ impl Key {
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
             [VAULT_OBJECT] => Some(Self::Vault),
+            [PROBES, nonce] => nonce.parse().ok().map(Self::Probe),
             [GROUPS, group, "to-source", "epochs", file] => {
                 let epoch = digits(file.strip_suffix(".json")?, EPOCH_DIGITS)?;
                 Some(Self::Epoch(GroupName::new(group).ok()?, Epoch(epoch)))
@@ -152,6 +159,7 @@ mod tests {
         let epoch = (1..10_000_000_000_u64).prop_map(Epoch);
         prop_oneof![
             Just(Key::Vault),
+            any::<[u8; 16]>().prop_map(|nonce| Key::Probe(Nonce(nonce))),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::Epoch(g, e)),
             (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Request(g, n)),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::HashPlan(g, e)),

@@ -8,13 +8,16 @@
 //! - [`epoch`]: opening an epoch, reading the line of epochs
 //! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
-//! - `url`: which store a URL names; new backends are added there
+//! - `url`: which store a URL names; `cloud`: the buckets among them
+//! - `condition`: proof that a store honours put-if-absent
 //! - `folder`: what a folder needs beyond `object_store` to be durable
 //! - [`retry`]: backoff, and how often an operation is tried
 //! - [`fault`]: a store double that fails before, fails after, or takes its time; for tests of every stage
 //! - [`count`]: a store that counts what is asked of it
 //! - [`error`]: what can go wrong and what to do then
 
+mod cloud;
+mod condition;
 pub mod count;
 pub mod epoch;
 pub mod error;
@@ -30,6 +33,7 @@ pub mod store;
 mod url;
 pub mod vault;
 
+pub use cloud::Variables;
 pub use count::{CountingStore, Requests};
 pub use epoch::Opened;
 pub use error::VaultError;

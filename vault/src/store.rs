@@ -53,6 +53,11 @@ impl Store {
         Self { store: open.store, folder: open.folder.map(Arc::new), retry }
     }
 
+    /// Whether it is a folder.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// Runs `attempt` until it gives something that waiting does not change, as often as the policy says.
     async fn retrying<T, F: Future<Output = Result<T, VaultError>>>(
         &self,

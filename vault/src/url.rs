@@ -1,6 +1,4 @@
 //! Which store a vault URL names.
-//!
-//! A new backend is a new arm in `Place::open`: its store with put-if-absent, its root prefix by `object_store::prefix::PrefixStore`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,17 +6,17 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use crate::cloud::{Bucket, Cloud, Variables};
 use crate::error::VaultError;
 use crate::folder::Folder;
-
-/// The schemes of stores that the design knows and this build does not have.
-const NOT_YET: [&str; 3] = ["s3", "az", "gs"];
 
 /// What a URL names, proved but not opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A folder of this machine (or of a mount), absolute.
     Folder(PathBuf),
+    /// A bucket of a cloud, or of what speaks like one.
+    Bucket(Bucket),
 }
 
 /// A store that was opened.
@@ -35,7 +33,8 @@ pub struct OpenStore {
 /// [`VaultError::BadUrl`].
 pub fn parse(text: &str) -> Result<Place, VaultError> {
     let bad = |why: String| VaultError::BadUrl { url: text.to_owned(), why };
-    let what_works = "use file:///ABSOLUTE/FOLDER";
+    let what_works = "use file:///ABSOLUTE/FOLDER, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX";
+    let bucket = |cloud| Bucket::parse(cloud, text).map(Place::Bucket);
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(bad(format!("it has no scheme; {what_works}")));
     };
@@ -54,7 +53,9 @@ pub fn parse(text: &str) -> Result<Place, VaultError> {
             let path = std::path::absolute(rest).map_err(|e| bad(format!("{e}; {what_works}")))?;
             Ok(Place::Folder(path))
         }
-        _ if NOT_YET.contains(&scheme) => Err(bad(format!("{scheme}:// is not yet built in; {what_works}"))),
+        "s3" => bucket(Cloud::S3).map_err(|why| bad(format!("{why}; {what_works}"))),
+        "az" => bucket(Cloud::Azure).map_err(|why| bad(format!("{why}; {what_works}"))),
+        "gs" => bucket(Cloud::Google).map_err(|why| bad(format!("{why}; {what_works}"))),
         _ => Err(bad(format!("{scheme}:// is not a store farshore knows; {what_works}"))),
     }
 }
@@ -69,10 +70,11 @@ impl Place {
                 let text = url.as_str();
                 if text == "file:///" { text.to_owned() } else { text.trim_end_matches('/').to_owned() }
             }
+            Self::Bucket(bucket) => bucket.url(),
         }
     }
 
-    /// Makes what must be there before the store can be opened.
+    /// Makes what must be there before the store can be opened. A bucket is made by those who pay for it.
     ///
     /// # Errors
     /// [`VaultError::Refused`] when the folder cannot be made.
@@ -81,14 +83,16 @@ impl Place {
             Self::Folder(path) => farshore_changelog::crashsafe::create_dir_all(path).map_err(|e| {
                 VaultError::Refused { what: format!("make the folder of {}", self.url()), source: Box::new(e) }
             }),
+            Self::Bucket(_) => Ok(()),
         }
     }
 
     /// Opens the store.
     ///
     /// # Errors
-    /// [`VaultError::NotAVault`] when the folder is absent; [`VaultError::Unreachable`] or [`VaultError::Refused`].
-    pub fn open(&self) -> Result<OpenStore, VaultError> {
+    /// [`VaultError::NotAVault`] when the folder is absent; [`VaultError::Unreachable`] or [`VaultError::Refused`]. Of a bucket nothing is asked
+    /// yet.
+    pub fn open(&self, variables: &Variables) -> Result<OpenStore, VaultError> {
         match self {
             Self::Folder(path) => {
                 if !path.is_dir() {
@@ -99,6 +103,7 @@ impl Place {
                     .with_fsync(true);
                 Ok(OpenStore { store: Arc::new(store), folder: Some(Folder::new(path.clone())) })
             }
+            Self::Bucket(bucket) => Ok(OpenStore { store: bucket.open(variables)?, folder: None }),
         }
     }
 }
@@ -119,11 +124,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_in_is_said_with_what_works() {
+    fn what_cannot_be_a_vault_is_said_with_what_works() {
         for (url, word) in [
-            ("s3://bucket/x", "not yet built in"),
-            ("az://c/x", "not yet built in"),
-            ("gs://b/x", "not yet built in"),
+            ("s3:///x", "no bucket"),
+            ("az://key@c/x", "no name and no key"),
+            ("gs://b/x?y", "more than a bucket"),
             ("ftp://x/y", "not a store"),
             ("/var/lib/vault", "no scheme"),
             ("file://", "no folder"),

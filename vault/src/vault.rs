@@ -7,6 +7,8 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::GroupName;
 use object_store::ObjectStore;
 
+use crate::cloud::Variables;
+use crate::condition;
 use crate::error::VaultError;
 use crate::group::GroupVault;
 use crate::keys::{Key, group_of_prefix, groups_prefix};
@@ -29,9 +31,17 @@ impl Vault {
     /// # Errors
     /// [`VaultError::AlreadyAVault`] when there is one: it is left as it is. [`VaultError::BadUrl`], and those of the store.
     pub async fn init(url: &str) -> Result<Self, VaultError> {
+        Self::init_in_environment(url, &Variables::of_process()).await
+    }
+
+    /// As [`Vault::init`], with `variables` instead of the environment.
+    ///
+    /// # Errors
+    /// As [`Vault::init`].
+    pub async fn init_in_environment(url: &str, variables: &Variables) -> Result<Self, VaultError> {
         let place = url::parse(url)?;
         place.prepare()?;
-        Self::init_in(place.open()?, &place.url()).await
+        Self::init_in(place.open(variables)?, &place.url()).await
     }
 
     /// Opens the vault at `url`.
@@ -48,7 +58,16 @@ impl Vault {
     /// As [`Vault::open`].
     pub async fn open_with(url: &str, policy: RetryPolicy) -> Result<Self, VaultError> {
         let place = url::parse(url)?;
-        Self::open_in(place.open()?, &place.url(), policy).await
+        Self::open_in(place.open(&Variables::of_process())?, &place.url(), policy).await
+    }
+
+    /// As [`Vault::open`], with `variables` instead of the environment.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open_in_environment(url: &str, variables: &Variables) -> Result<Self, VaultError> {
+        let place = url::parse(url)?;
+        Self::open_in(place.open(variables)?, &place.url(), RetryPolicy::PATIENT).await
     }
 
     /// Proves that `url` names a store that this build knows, and gives it in one form (absolute, no slash at the end).
@@ -78,25 +97,32 @@ impl Vault {
     async fn init_in(store: OpenStore, url: &str) -> Result<Self, VaultError> {
         let store = Store::new(store, RetryPolicy::PATIENT);
         let object = VaultObject { id: Nonce::random(), created: clock::wall().timestamp() };
-        match store.put_new(&Key::Vault, Bytes::from(object.encode())).await? {
-            Put::Created => Ok(Self::of(store, url, &object)),
-            Put::Exists => {
-                let found = Self::read(&store, url).await?;
-                // Ours after all: the answer to an earlier attempt was lost.
-                if found == object { Ok(Self::of(store, url, &object)) } else { Err(already(url)) }
-            }
+        match Self::read(&store, url).await {
+            Err(VaultError::NotAVault { .. }) => {}
+            found => return found.and_then(|_| Err(already(url))),
         }
+        // Before there is a vault: a store that cannot hold one gets none.
+        condition::decides_races(&store, url).await?;
+        let bytes = Bytes::from(object.encode());
+        if store.put_new(&Key::Vault, bytes.clone()).await? == Put::Exists && Self::read(&store, url).await?.0 != object
+        {
+            return Err(already(url));
+        }
+        // Ours, also where the answer to an earlier attempt was lost.
+        condition::refuses(&store, url, &Key::Vault, bytes).await?;
+        Ok(Self::of(store, url, &object))
     }
 
     async fn open_in(store: OpenStore, url: &str, policy: RetryPolicy) -> Result<Self, VaultError> {
         let store = Store::new(store, policy);
-        let object = Self::read(&store, url).await?;
+        let (object, bytes) = Self::read(&store, url).await?;
+        condition::refuses(&store, url, &Key::Vault, bytes).await?;
         Ok(Self::of(store, url, &object))
     }
 
-    async fn read(store: &Store, url: &str) -> Result<VaultObject, VaultError> {
+    async fn read(store: &Store, url: &str) -> Result<(VaultObject, Bytes), VaultError> {
         match store.get(&Key::Vault, OBJECT_MAX_BYTES).await? {
-            Some(bytes) => VaultObject::decode(&Key::Vault, &bytes),
+            Some(bytes) => Ok((VaultObject::decode(&Key::Vault, &bytes)?, bytes)),
             None => Err(VaultError::NotAVault { url: url.to_owned() }),
         }
     }

@@ -175,10 +175,11 @@ fn refuse_other_vault(config: &Config, noted: Option<&str>) -> Result<()> {
              again: farshore enable --adopt {}",
             config.path.display()
         )),
-        Ok(Err(e @ (VaultError::Version { .. } | VaultError::BadUrl { .. }))) => Err(e).what(
-            format!("the vault {} cannot be used", config.vault),
-            "use the farshore that wrote it, or correct vault in the configuration",
-        ),
+        Ok(Err(e @ (VaultError::Version { .. } | VaultError::BadUrl { .. } | VaultError::Unconditional { .. }))) => Err(e)
+            .what(
+                format!("the vault {} cannot be used", config.vault),
+                "use the farshore that wrote it, or correct vault in the configuration",
+            ),
         Ok(Err(e)) => {
             tracing::warn!(
                 "the vault {} cannot be used now: {e}; the disks are served and logged all the same",

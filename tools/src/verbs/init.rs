@@ -11,7 +11,8 @@ use crate::verbs::block_on;
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the vault is to be, such as file:///var/lib/farshore/vault.
+    /// Where the vault is to be: file:///var/lib/farshore/vault, or in a bucket that is there, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or
+    /// gs://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     vault: String,
 }
