@@ -79,7 +79,12 @@ impl<J> Taken<'_, J> {
 
 impl<J> Drop for Taken<'_, J> {
     fn drop(&mut self) {
-        self.board.lock().running -= 1;
+        let mut state = self.board.lock();
+        state.running -= 1;
+        if state.running == 0 && state.due.is_empty() {
+            // Perhaps that was all.
+            self.board.sooner.notify_one();
+        }
     }
 }
 

@@ -40,11 +40,13 @@ pub struct SiteSpec {
     pub process: Vec<String>,
     /// Where its folder is made, when not in the folder for temporary files.
     pub under: Option<PathBuf>,
+    /// The vault's URL, and what the environment of whoever opens it must say, when it is not a folder of the site.
+    pub store: Option<(String, Vec<(String, String)>)>,
 }
 
 impl Default for SiteSpec {
     fn default() -> Self {
-        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None }
+        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, store: None }
     }
 }
 
@@ -194,7 +196,18 @@ impl Site {
     /// The vault's URL.
     #[must_use]
     pub fn vault_url(&self) -> String {
-        format!("file://{}", self.vault.display())
+        self.spec.store.as_ref().map_or_else(|| format!("file://{}", self.vault.display()), |(url, _)| url.clone())
+    }
+
+    /// `farshore` with these arguments, in the environment that the vault needs.
+    fn farshore<I, S>(&self, args: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
+        let mut command = bin::farshore(args);
+        command.envs(self.spec.store.iter().flat_map(|(_, environment)| environment.iter().cloned()));
+        command
     }
 
     /// The target image of a disk.
@@ -211,13 +224,13 @@ impl Site {
         S: AsRef<std::ffi::OsStr>,
     {
         let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
-        run(&format!("farshore {}", args[0].to_string_lossy()), bin::farshore(args), VERB_MAX)
+        run(&format!("farshore {}", args[0].to_string_lossy()), self.farshore(args), VERB_MAX)
     }
 
     /// The command that starts the agent.
     #[must_use]
     pub fn agent_command(&self) -> Command {
-        bin::farshore([OsString::from("run"), self.config.clone().into()])
+        self.farshore([OsString::from("run"), self.config.clone().into()])
     }
 
     /// Starts the agent and waits until every export can be reached.
@@ -311,7 +324,7 @@ impl Site {
     /// # Panics
     /// When it cannot be started.
     pub fn start_processor(&mut self) {
-        self.processor = Some(Process::start("farshore process", bin::farshore(self.processor_args())));
+        self.processor = Some(Process::start("farshore process", self.farshore(self.processor_args())));
     }
 
     fn processor_args(&self) -> Vec<OsString> {
@@ -348,7 +361,7 @@ impl Site {
     pub fn process_once(&self) -> Finished {
         let mut args = self.processor_args();
         args.push("--once".into());
-        run("farshore process --once", bin::farshore(args), CATCH_UP_MAX)
+        run("farshore process --once", self.farshore(args), CATCH_UP_MAX)
     }
 
     /// The newest position that the ring has given out.
@@ -449,7 +462,7 @@ impl Site {
             vec!["attach".into(), GROUP.into(), "--target".into(), self.target.clone().into()];
         args.extend(["--point".into(), point.into(), "--listen".into()]);
         args.extend([format!("unix:{}", socket.display()).into(), "--json".into()]);
-        let mut server = Process::start(&format!("farshore attach {point}"), bin::farshore(args));
+        let mut server = Process::start(&format!("farshore attach {point}"), self.farshore(args));
         server.wait_for_socket(&socket, VERB_MAX);
         let said = server.expect_line("{", VERB_MAX);
         let served: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("not JSON ({e}): {said}"));

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use farshore_changelog::clock;
+use nix::sys::signal::Signal;
 
 use crate::process::{self, Process};
 
@@ -92,6 +93,17 @@ impl StoreServer {
         if let Some(mut process) = self.process.take() {
             process.kill_all();
         }
+    }
+
+    /// Lets it stand still for a while: connections stay, and nothing is answered.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self, how_long: Duration) {
+        let process = self.process.as_ref().expect("it runs");
+        process.signal(Signal::SIGSTOP);
+        clock::sleep(how_long);
+        process.signal(Signal::SIGCONT);
     }
 
     fn command(&self) -> Command {

@@ -1,0 +1,57 @@
+//! A disk that is protected through a real object store, which goes away and comes back while the disk is written: nothing is lost, nothing
+//! is copied again, and every point is there.
+
+use std::time::Duration;
+
+use farshore_changelog::clock;
+use farshore_tests::protected::{assert_good, verified_load};
+use farshore_tests::site::{GROUP, Site, SiteSpec};
+use farshore_tests::stores::{Kind, StoreServer};
+use farshore_tests::vm_disk::VmDisk;
+
+const DISK_BYTES: u64 = 48 << 20;
+const LOAD_BYTES: u64 = 12 << 20;
+/// How long the store is away, each time.
+const AWAY: Duration = Duration::from_secs(3);
+/// How often it goes.
+const OUTAGES: u64 = 2;
+
+fn protects(kind: Kind, goes_away: fn(&mut StoreServer)) {
+    let mut server = StoreServer::start(kind);
+    let store = Some((server.url("dr/site a"), server.environment()));
+    let mut site = Site::protected(SiteSpec { disks: vec![DISK_BYTES], store, ..SiteSpec::default() });
+    let vm = VmDisk::attach(&site, 0);
+    let before = site.mark("before");
+    for round in 0..OUTAGES {
+        let fio = verified_load(&vm, round * LOAD_BYTES, LOAD_BYTES, 1, round + 1);
+        clock::sleep(Duration::from_millis(300));
+        goes_away(&mut server);
+        assert_good(fio);
+        assert_good(verified_load(&vm, round * LOAD_BYTES, LOAD_BYTES / 2, 1, round + 10));
+    }
+    let after = site.mark("after");
+    let newest = site.newest();
+    site.wait_shipped(newest);
+    site.wait_replayed(newest);
+    site.assert_equal();
+    assert_eq!(site.newest().epoch, before.epoch, "an epoch was begun");
+    assert_eq!(site.agent_status()["overflows"], 0);
+    let marks: Vec<_> = site.points().into_iter().filter_map(|p| Some((p.name?, p.position))).collect();
+    assert_eq!(marks, [("before".to_owned(), before), ("after".to_owned(), after)], "of {GROUP}");
+    site.end_and_verify();
+}
+
+#[test]
+fn seaweedfs_that_is_killed_and_comes_back_protects_a_disk() {
+    protects(Kind::Seaweed, |server| {
+        server.kill();
+        clock::sleep(AWAY);
+        server.restart();
+    });
+}
+
+#[test]
+fn azurite_that_stands_still_for_a_while_protects_a_disk() {
+    // It keeps what it has acknowledged in memory for some seconds, so it cannot be killed.
+    protects(Kind::Azurite, |server| server.pause(AWAY));
+}
