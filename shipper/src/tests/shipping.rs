@@ -183,7 +183,7 @@ fn values_that_cannot_work_are_refused() {
     assert!(refusal(&|c| c.segment_bytes = 32 << 20).contains("segment"));
     assert!(refusal(&|c| c.spool_limit_bytes = 1).contains("spool"));
     assert!(refusal(&|c| c.heartbeat = Duration::ZERO).contains("heartbeat"));
-    assert!(Shipper::open(crate::ShipperConfig { vault_url: "s3://b".into(), ..config.clone() }).is_err());
+    assert!(Shipper::open(crate::ShipperConfig { vault_url: "ftp://b".into(), ..config.clone() }).is_err());
     let elsewhere = crate::ShipperConfig { group: farshore_changelog::ids::GroupName::new("db01").unwrap(), ..config };
     assert!(matches!(Shipper::open(elsewhere), Err(ShipError::State { .. })));
 }
