@@ -79,6 +79,7 @@ pub use error::RingError;
 pub use layout::{
     LANES_MAX, PAYLOAD_BYTES_PER_LANE_MAX, PAYLOAD_BYTES_PER_LANE_MIN, SLOTS_PER_LANE_MAX, SLOTS_PER_LANE_MIN,
 };
+#[cfg(not(loom))]
 pub use mapping::PayloadArea;
 pub use producer::Producer;
 pub use slot::{Draft, Slot};
@@ -233,6 +234,8 @@ impl Ring {
     ///
     /// # Panics
     /// When the lane does not exist.
+    // A model's memory is not one piece that a kernel could be shown.
+    #[cfg(not(loom))]
     #[must_use]
     pub fn payload_area(&self, lane: u32) -> PayloadArea {
         PayloadArea::new(self.lane(lane))
