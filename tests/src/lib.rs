@@ -6,7 +6,7 @@
 //! - [`process`]: child processes with captured output and deadlines
 //! - [`site`]: a source, a vault and a target in a folder of their own, and the verbs run on them
 //! - [`protected`]: a site that is protected, a load that verifies, and what no fault may break
-//! - [`site_config`]: the text of its configuration
+//! - [`site_config`]: what it is to be, and the text of its configuration
 //! - [`durable`]: the ring's header, a target's position and the vault's segments, read at their documented offsets
 //! - [`guest`] and [`initrd`]: a Linux guest in QEMU that boots in seconds and runs one script
 //! - [`guest_script`]: what those scripts have in common

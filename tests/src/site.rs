@@ -20,35 +20,14 @@ use crate::durable::{self, Standing};
 use crate::process::{Finished, Process, run};
 use crate::site_config;
 
+pub use crate::site_config::SiteSpec;
+
 /// The longest a verb may take that does not move much data.
 pub const VERB_MAX: Duration = Duration::from_secs(60);
 /// The longest that shipping or replaying what a test wrote may take on a busy machine.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 /// The group of every site; what tells sites apart is their folder.
 pub const GROUP: &str = "web01";
-
-/// How a site differs from the usual one.
-#[derive(Debug, Clone)]
-pub struct SiteSpec {
-    /// Size of each disk in bytes; they are named `vda`, `vdb` …
-    pub disks: Vec<u64>,
-    /// Where the exports listen: on TCP, at a port the system chose, instead of on unix sockets.
-    pub tcp: bool,
-    /// More lines for the configuration, before its disks; they go before what a site sets by itself.
-    pub config: String,
-    /// More arguments of `farshore process`.
-    pub process: Vec<String>,
-    /// Where its folder is made, when not in the folder for temporary files.
-    pub under: Option<PathBuf>,
-    /// The vault's URL, and what the environment of whoever opens it must say, when it is not a folder of the site.
-    pub store: Option<(String, Vec<(String, String)>)>,
-}
-
-impl Default for SiteSpec {
-    fn default() -> Self {
-        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, store: None }
-    }
-}
 
 /// One disk of a site.
 #[derive(Debug, Clone)]

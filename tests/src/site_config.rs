@@ -1,8 +1,31 @@
-//! The text of a site's configuration.
+//! What a site is to be, and the text of its configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::site::{GROUP, SiteDisk};
+
+/// How a site differs from the usual one.
+#[derive(Debug, Clone)]
+pub struct SiteSpec {
+    /// Size of each disk in bytes; they are named `vda`, `vdb` …
+    pub disks: Vec<u64>,
+    /// Where the exports listen: on TCP, at a port the system chose, instead of on unix sockets.
+    pub tcp: bool,
+    /// More lines for the configuration, before its disks; they go before what a site sets by itself.
+    pub config: String,
+    /// More arguments of `farshore process`.
+    pub process: Vec<String>,
+    /// Where its folder is made, when not in the folder for temporary files.
+    pub under: Option<PathBuf>,
+    /// The vault's URL, and what the environment of whoever opens it must say, when it is not a folder of the site.
+    pub store: Option<(String, Vec<(String, String)>)>,
+}
+
+impl Default for SiteSpec {
+    fn default() -> Self {
+        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, store: None }
+    }
+}
 
 /// A configuration of these disks, with its state in the folder `dir` and its ring in `rings`. What `lines` say counts; for the rest
 /// it is as the tests want it, small and quick.
