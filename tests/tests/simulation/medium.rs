@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use farshore_changelog::medium::{Create, Kernel, Medium, Sync};
+use farshore_changelog::units::SECTOR_BYTES;
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
 
@@ -301,8 +302,15 @@ impl Medium for SimMedium {
         let path = self.path(file);
         // Now and then a part: a write may always be short, and a process may end in the middle of one.
         let short = bytes.len() > 1 && self.caller.get() != Process::Observer && self.rng.borrow_mut().one_in(40);
-        let bytes =
-            if short { &bytes[..1 + self.rng.borrow_mut().below(bytes.len() as u64 - 1) as usize] } else { bytes };
+        let part = if short { 1 + self.rng.borrow_mut().below(bytes.len() as u64 - 1) as usize } else { bytes.len() };
+        // Of a disk in whole sectors: the kernel copies a page before it is written back, and a guest counts on its sectors.
+        let sectors = part - part % SECTOR_BYTES as usize;
+        let is_disk = path.extension().is_some_and(|ending| ending == "raw");
+        let bytes = match (is_disk, sectors) {
+            (true, 0) => bytes,
+            (true, sectors) => &bytes[..sectors],
+            (false, _) => &bytes[..part],
+        };
         self.act(&format!("writes {} at {at} of", bytes.len()), &path, false, || {
             self.changing(file, self.next_change(), at, bytes.len() as u64, false, || Kernel.write_at(file, bytes, at))
         })
