@@ -3,6 +3,8 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use farshore_changelog::clock;
@@ -41,7 +43,11 @@ pub struct StoreServer {
     process: Option<Process>,
     port: u16,
     dir: tempfile::TempDir,
+    /// Of a SeaweedFS: two of them on one machine were seen to end each other.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
+
+static ONE_SEAWEED: Mutex<()> = Mutex::new(());
 
 /// The folder into which `scripts/install-test-deps.sh` has put the servers.
 fn installed(file: &str) -> PathBuf {
@@ -52,16 +58,24 @@ fn installed(file: &str) -> PathBuf {
     path
 }
 
-/// A port that is free, and whose neighbours at these distances are.
-fn free_port(neighbours: &[u16]) -> u16 {
-    for _ in 0..100 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let free = |at: u16| TcpListener::bind(("127.0.0.1", at)).is_ok();
-        if neighbours.iter().all(|n| port.checked_add(*n).is_some_and(free)) {
-            return port;
+/// Ports are taken from here on: below those that the kernel gives to connections.
+const PORTS_FROM: u16 = 20_000;
+const PORTS: u16 = 10_000;
+
+/// The first of some ports that are free and follow each other. Not the same for two servers of one test program, which listen only after
+/// a while.
+fn free_ports() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % u32::from(PORTS)).expect("it is below that");
+    let count = SEAWEED_PORTS.len() as u16;
+    for _ in 0..PORTS / count {
+        let nth = TAKEN.fetch_add(count, Ordering::Relaxed);
+        let first = PORTS_FROM + own.wrapping_mul(count).wrapping_add(nth) % PORTS;
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
         }
     }
-    panic!("no free port");
+    panic!("no free ports");
 }
 
 impl StoreServer {
@@ -71,9 +85,10 @@ impl StoreServer {
     /// When it is not installed, or does not answer.
     #[must_use]
     pub fn start(kind: Kind) -> Self {
-        let port = free_port(if kind == Kind::Seaweed { &SEAWEED_PORTS } else { &[] });
+        let alone = (kind == Kind::Seaweed).then(|| ONE_SEAWEED.lock().unwrap_or_else(PoisonError::into_inner));
+        let port = free_ports();
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { kind, process: None, port, dir };
+        let mut server = Self { kind, process: None, port, dir, _alone: alone };
         server.restart();
         server.make_bucket();
         server
