@@ -261,7 +261,8 @@ mod tests {
         assert_eq!(key_of(&provider).await, "one");
         assert_eq!(provider.get_credential().await.unwrap().secret_key, "a/b+c=#;");
         write("two");
-        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        let later =
+            std::fs::metadata(&files.credentials).unwrap().modified().unwrap() + std::time::Duration::from_secs(5);
         std::fs::File::open(&files.credentials).unwrap().set_modified(later).unwrap();
         assert_eq!(key_of(&provider).await, "two");
     }
@@ -279,7 +280,7 @@ mod tests {
             );
             std::fs::write(&reply, text).unwrap();
         };
-        let now = Timestamp::now();
+        let now = clock::wall().timestamp();
         answer("one", now + jiff::SignedDuration::from_secs(3600));
         let provider = Provider { files, last: Mutex::new(None) };
         assert_eq!((key_of(&provider).await.as_str(), key_of(&provider).await.as_str()), ("one", "one"));
