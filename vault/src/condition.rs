@@ -55,7 +55,8 @@ pub(crate) async fn decides_races(store: &Store, url: &str) -> Result<(), VaultE
     match (winners.as_slice(), stored) {
         ([winner], Some(stored)) if stored == vec![*winner; 64] => Ok(()),
         ([], Some(_)) if lost => Ok(()),
-        ([], None) => ended.into_iter().find_map(|(_, put)| put.err()).map_or(Ok(()), Err),
+        // Nobody came through: what the store said to one of them.
+        ([], None) if lost => ended.into_iter().find_map(|(_, put)| put.err()).map_or(Ok(()), Err),
         (winners, _) => {
             let what =
                 format!("of {RACERS} writers of one new object {} were told that they created it", winners.len());

@@ -24,7 +24,7 @@ pub enum VaultError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store asks for fewer requests. The operation may be tried again, later than an outage would be.
+    /// The store asks for fewer requests. Trying again later can help.
     #[error("cannot {what}: the store asks for fewer requests")]
     Throttled {
         /// The operation and its key.

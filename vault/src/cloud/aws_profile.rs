@@ -19,6 +19,8 @@ use super::Variables;
 /// Keys that expire are asked for anew this long before.
 const RENEW_BEFORE: jiff::SignedDuration = jiff::SignedDuration::from_secs(120);
 const STORE: &str = "S3";
+/// Keys of a profile whose credentials the command line fetches from another service.
+const ELSEWHERE: [&str; 4] = ["role_arn", "sso_session", "sso_start_url", "login_session"];
 
 /// Completes what the variables have left open, where there is a profile: keys, region, endpoint. One that is named and not there is an
 /// error; without a name the profile `default` counts, where it has keys.
@@ -43,8 +45,11 @@ pub(super) fn fill(builder: AmazonS3Builder, variables: &Variables) -> object_st
             builder = builder.with_config(key, value.clone());
         }
     }
-    if matches!(profile.keys, Keys::None) {
-        return Ok(builder);
+    match profile.keys {
+        Keys::Fixed(_) | Keys::Process(_) => {}
+        // The role of the machine, perhaps, as for the command line; but not in place of one that was asked for.
+        Keys::None if profile.needs_more => return Err(failed(files.needs_more())),
+        Keys::None => return Ok(builder),
     }
     Ok(builder.with_credentials(Arc::new(Provider { files, last: Mutex::new(None) })))
 }
@@ -98,6 +103,14 @@ impl Files {
         format!("neither {credentials} nor {config} has the profile {profile}; see AWS_PROFILE")
     }
 
+    fn needs_more(&self) -> String {
+        format!(
+            "the profile {} takes its keys from a role or a sign-on, which is not read here; let its credential_process print them: \
+             aws configure export-credentials --profile {} --format process",
+            self.profile, self.profile
+        )
+    }
+
     fn changed(&self) -> [Option<SystemTime>; 2] {
         [&self.credentials, &self.config].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
     }
@@ -122,6 +135,8 @@ struct Profile {
     keys: Keys,
     region: Option<String>,
     endpoint: Option<String>,
+    /// Its keys are to come from a role or a sign-on, which is not done here.
+    needs_more: bool,
 }
 
 #[derive(Default)]
@@ -146,6 +161,7 @@ impl Profile {
                 (None, None) => Keys::None,
             };
         }
+        self.needs_more |= ELSEWHERE.iter().any(|key| get(key).is_some());
         self.region = self.region.take().or_else(|| get("region"));
         self.endpoint = self.endpoint.take().or_else(|| get("endpoint_url"));
     }
@@ -290,6 +306,25 @@ mod tests {
         assert_eq!(key_of(&provider).await, "two");
         answer("three", now + jiff::SignedDuration::from_secs(3600));
         assert_eq!(key_of(&provider).await, "three");
+    }
+
+    #[test]
+    fn a_role_that_is_asked_for_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (credentials, config) = (dir.path().join("credentials"), dir.path().join("config"));
+        let filled = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            let set = [
+                ("AWS_PROFILE", "work".to_owned()),
+                ("AWS_SHARED_CREDENTIALS_FILE", credentials.display().to_string()),
+                ("AWS_CONFIG_FILE", config.display().to_string()),
+            ];
+            let variables = set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            fill(AmazonS3Builder::new(), &variables).map(drop)
+        };
+        filled("[profile work]\nregion = eu-central-1\n").unwrap();
+        let refused = filled("[profile work]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = y\n").unwrap_err();
+        assert!(refused.to_string().contains("credential_process"), "{refused}");
     }
 
     #[test]
