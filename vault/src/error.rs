@@ -1,6 +1,7 @@
 //! What can go wrong with the vault, by what the caller does about it.
 
 use crate::cloud::http::{Special, special_of};
+use crate::crypt::KeyError;
 
 /// Why a vault operation was not done.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,9 @@ pub enum VaultError {
         /// What is wrong.
         what: String,
     },
+    /// A key is missing, is another's, or cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The URL names no store that this build knows.
     #[error("{url:?} does not name a vault: {why}")]
     BadUrl {

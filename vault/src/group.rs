@@ -7,6 +7,7 @@ use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
 use farshore_changelog::segment::layout::TOTAL_MAX_BYTES;
 
+use crate::crypt::DataKey;
 use crate::error::VaultError;
 use crate::keys::{Key, log_prefix};
 use crate::objects::{OBJECT_MAX_BYTES, Object, Request};
@@ -27,6 +28,20 @@ pub struct GroupVault {
 }
 
 impl GroupVault {
+    /// Whether what is put is sealed.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.store.crypt.is_some()
+    }
+
+    /// Takes the data key of an epoch, before its object is created: it is sealed into that, and the segments of the epoch with it. Its source has
+    /// noted it durably. Without effect in a plain vault.
+    pub fn know_data_key(&self, epoch: Epoch, key: DataKey) {
+        if let Some(crypt) = &self.store.crypt {
+            crypt.know(epoch, key);
+        }
+    }
+
     /// The group.
     #[must_use]
     pub fn group(&self) -> &GroupName {

@@ -9,6 +9,7 @@
 //! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
 //! - `url`: which store a URL names; `cloud`: the buckets among them
+//! - [`crypt`]: encryption at the source, and the keys
 //! - `condition`: proof that a store honours put-if-absent
 //! - `folder`: what a folder needs beyond `object_store` to be durable
 //! - [`retry`]: backoff, and how often an operation is tried
@@ -19,6 +20,7 @@
 mod cloud;
 mod condition;
 pub mod count;
+pub mod crypt;
 pub mod epoch;
 pub mod error;
 pub mod fault;
@@ -35,6 +37,7 @@ pub mod vault;
 
 pub use cloud::Variables;
 pub use count::{CountingStore, Requests};
+pub use crypt::{Access, DataKey, Encryption, Fingerprint, KeyError, KeyRing, KeySource, SourceKey, VaultKey};
 pub use epoch::Opened;
 pub use error::VaultError;
 pub use fault::FaultStore;

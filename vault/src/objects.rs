@@ -32,6 +32,21 @@ pub struct VaultObject {
     pub id: Nonce,
     /// When `init` made it.
     pub created: jiff::Timestamp,
+    /// How everything of its groups is sealed; `None` when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encrypted>,
+}
+
+/// How the objects of a vault are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encrypted {
+    /// The algorithms.
+    pub suite: String,
+    /// Fingerprint of the key that the vault was made with.
+    pub key: String,
+    /// BLAKE3 of this object's other values, keyed: 64 hex digits.
+    pub mac: String,
 }
 
 /// One epoch: who opened it, after which, and why. Created once, never changed.

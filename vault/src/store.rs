@@ -10,9 +10,11 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 
+use crate::crypt::{Closed, GroupCrypt, OVERHEAD};
 use crate::error::VaultError;
 use crate::folder::Folder;
 use crate::keys::{Key, segment_path};
+use crate::objects::OBJECT_MAX_BYTES;
 use crate::retry::RetryPolicy;
 use crate::url::OpenStore;
 
@@ -46,11 +48,13 @@ pub(crate) struct Store {
     store: Arc<dyn ObjectStore>,
     folder: Option<Arc<Folder>>,
     pub(crate) retry: RetryPolicy,
+    /// Present where objects are sealed: in the part of a group in an encrypted vault.
+    pub(crate) crypt: Option<Arc<GroupCrypt>>,
 }
 
 impl Store {
     pub(crate) fn new(open: OpenStore, retry: RetryPolicy) -> Self {
-        Self { store: open.store, folder: open.folder.map(Arc::new), retry }
+        Self { store: open.store, folder: open.folder.map(Arc::new), retry, crypt: None }
     }
 
     /// Whether it is a folder.
@@ -78,11 +82,21 @@ impl Store {
 
     /// Creates the object under `key` unless one is there. After a transient error it may be there all the same.
     pub(crate) async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, VaultError> {
-        self.retrying(|| self.put_once(key, bytes.clone())).await
+        let bytes = self.sealed(key, bytes)?;
+        self.retrying(|| self.put_sealed(key, bytes.clone())).await
     }
 
     /// One attempt of [`Store::put_new`].
     pub(crate) async fn put_once(&self, key: &Key, bytes: Bytes) -> Result<Put, VaultError> {
+        let bytes = self.sealed(key, bytes)?;
+        self.put_sealed(key, bytes).await
+    }
+
+    fn sealed(&self, key: &Key, bytes: Bytes) -> Result<Bytes, VaultError> {
+        self.crypt.as_ref().map_or(Ok(bytes.clone()), |crypt| crypt.seal(key, &bytes))
+    }
+
+    async fn put_sealed(&self, key: &Key, bytes: Bytes) -> Result<Put, VaultError> {
         self.check_present(key).await?;
         let time = body_time(bytes.len() as u64);
         let options = PutOptions::from(PutMode::Create);
@@ -149,6 +163,36 @@ impl Store {
 
     /// One attempt of [`Store::get_small`].
     pub(crate) async fn get_small_once(&self, key: &Key, max_bytes: u64) -> Result<Option<Sized>, VaultError> {
+        match self.get_sealed(key, max_bytes).await? {
+            Some(Sized::Small(bytes)) => self.opened(key, bytes).await.map(|bytes| Some(Sized::Small(bytes))),
+            other => Ok(other),
+        }
+    }
+
+    async fn opened(&self, key: &Key, bytes: Bytes) -> Result<Bytes, VaultError> {
+        let Some(crypt) = &self.crypt else { return Ok(bytes) };
+        let epoch = match crypt.open(key, &bytes) {
+            Ok(content) => return Ok(content),
+            Err(Closed::Failed(e)) => return Err(e),
+            Err(Closed::DataKey(epoch)) => epoch,
+        };
+        let damaged = |what: String| Err(VaultError::Damaged { key: key.to_string(), what });
+        let of_epoch = Key::Epoch(crypt.group().clone(), epoch);
+        let Some(Sized::Small(object)) = self.get_sealed(&of_epoch, OBJECT_MAX_BYTES).await? else {
+            return damaged(format!("the object of epoch {epoch}, which has its data key, is not there"));
+        };
+        match crypt.open(&of_epoch, &object).and_then(|_| crypt.open(key, &bytes)) {
+            Ok(content) => Ok(content),
+            Err(Closed::Failed(e)) => Err(e),
+            Err(Closed::DataKey(_)) => damaged(format!(
+                "it is sealed with the data key of epoch {epoch}, which these keys do not open: it takes the vault's key, and that its source \
+                 has shipped in that epoch"
+            )),
+        }
+    }
+
+    async fn get_sealed(&self, key: &Key, max_bytes: u64) -> Result<Option<Sized>, VaultError> {
+        let max_bytes = max_bytes + if self.crypt.is_some() { OVERHEAD } else { 0 };
         let path = key.path();
         let found = self.store.get_opts(&path, GetOptions::default());
         let found = match timely("get", key, ANSWER_TIMEOUT, found).await? {

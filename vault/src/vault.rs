@@ -9,6 +9,7 @@ use object_store::ObjectStore;
 
 use crate::cloud::Variables;
 use crate::condition;
+use crate::crypt::{Access, Fingerprint, KeyRing, SourceKey, VaultCrypt, VaultKey, opening};
 use crate::error::VaultError;
 use crate::group::GroupVault;
 use crate::keys::{Key, group_of_prefix, groups_prefix};
@@ -23,10 +24,12 @@ pub struct Vault {
     pub(crate) store: Store,
     url: Arc<str>,
     id: Arc<str>,
+    /// Present when it is encrypted.
+    crypt: Option<Arc<VaultCrypt>>,
 }
 
 impl Vault {
-    /// Makes a vault at `url` (and the folder of a `file://` one).
+    /// Makes a vault at `url` (and the folder of a `file://` one), one that is not encrypted.
     ///
     /// # Errors
     /// [`VaultError::AlreadyAVault`] when there is one: it is left as it is. [`VaultError::BadUrl`], and those of the store.
@@ -41,7 +44,22 @@ impl Vault {
     pub async fn init_in_environment(url: &str, variables: &Variables) -> Result<Self, VaultError> {
         let place = url::parse(url)?;
         place.prepare()?;
-        Self::init_in(place.open(variables)?, &place.url()).await
+        Self::init_in(place.open(variables)?, &place.url(), None).await
+    }
+
+    /// As [`Vault::init`], encrypted with `key`. Before there is a vault, `keep` is told its id, so that the key is where it will be found.
+    ///
+    /// # Errors
+    /// As [`Vault::init`], and what `keep` says.
+    pub async fn init_encrypted(
+        url: &str,
+        variables: &Variables,
+        key: &VaultKey,
+        keep: impl FnOnce(&str) -> Result<(), VaultError>,
+    ) -> Result<Self, VaultError> {
+        let place = url::parse(url)?;
+        place.prepare()?;
+        Self::init_in(place.open(variables)?, &place.url(), Some((key, Box::new(keep)))).await
     }
 
     /// Opens the vault at `url`.
@@ -49,25 +67,16 @@ impl Vault {
     /// # Errors
     /// [`VaultError::NotAVault`], [`VaultError::Version`], [`VaultError::BadUrl`], and those of the store.
     pub async fn open(url: &str) -> Result<Self, VaultError> {
-        Self::open_with(url, RetryPolicy::PATIENT).await
+        Self::open_with(url, &Access::of_process(), RetryPolicy::PATIENT).await
     }
 
-    /// Opens the vault at `url`; this and all later operations are tried as often as `policy` says.
+    /// Opens the vault at `url` as `access` says; this and all later operations are tried as often as `policy` says.
     ///
     /// # Errors
-    /// As [`Vault::open`].
-    pub async fn open_with(url: &str, policy: RetryPolicy) -> Result<Self, VaultError> {
+    /// As [`Vault::open`]; [`VaultError::Key`].
+    pub async fn open_with(url: &str, access: &Access, policy: RetryPolicy) -> Result<Self, VaultError> {
         let place = url::parse(url)?;
-        Self::open_in(place.open(&Variables::of_process())?, &place.url(), policy).await
-    }
-
-    /// As [`Vault::open`], with `variables` instead of the environment.
-    ///
-    /// # Errors
-    /// As [`Vault::open`].
-    pub async fn open_in_environment(url: &str, variables: &Variables) -> Result<Self, VaultError> {
-        let place = url::parse(url)?;
-        Self::open_in(place.open(variables)?, &place.url(), RetryPolicy::PATIENT).await
+        Self::open_in(place.open(&access.variables)?, &place.url(), access, policy).await
     }
 
     /// Proves that `url` names a store that this build knows, and gives it in one form (absolute, no slash at the end).
@@ -83,26 +92,49 @@ impl Vault {
     /// # Errors
     /// As [`Vault::init`].
     pub async fn init_store(store: Arc<dyn ObjectStore>, name: &str) -> Result<Self, VaultError> {
-        Self::init_in(OpenStore { store, folder: None }, name).await
+        Self::init_in(OpenStore { store, folder: None }, name, None).await
+    }
+
+    /// As [`Vault::init_store`], encrypted with `key`.
+    ///
+    /// # Errors
+    /// As [`Vault::init`].
+    pub async fn init_store_encrypted(
+        store: Arc<dyn ObjectStore>,
+        name: &str,
+        key: &VaultKey,
+    ) -> Result<Self, VaultError> {
+        Self::init_in(OpenStore { store, folder: None }, name, Some((key, Box::new(|_| Ok(()))))).await
     }
 
     /// Opens a vault in a store that was opened elsewhere; `name` stands for its URL in messages.
     ///
     /// # Errors
     /// As [`Vault::open`].
-    pub async fn open_store(store: Arc<dyn ObjectStore>, name: &str) -> Result<Self, VaultError> {
-        Self::open_in(OpenStore { store, folder: None }, name, RetryPolicy::PATIENT).await
+    pub async fn open_store(store: Arc<dyn ObjectStore>, name: &str, access: &Access) -> Result<Self, VaultError> {
+        Self::open_in(OpenStore { store, folder: None }, name, access, RetryPolicy::PATIENT).await
     }
 
-    async fn init_in(store: OpenStore, url: &str) -> Result<Self, VaultError> {
+    async fn init_in(
+        store: OpenStore,
+        url: &str,
+        encrypted: Option<(&VaultKey, Box<dyn FnOnce(&str) -> Result<(), VaultError> + '_>)>,
+    ) -> Result<Self, VaultError> {
         let store = Store::new(store, RetryPolicy::PATIENT);
-        let object = VaultObject { id: Nonce::random(), created: clock::wall().timestamp() };
+        let mut object = VaultObject { id: Nonce::random(), created: clock::wall().timestamp(), encryption: None };
         match Self::read(&store, url).await {
             Err(VaultError::NotAVault { .. }) => {}
             found => return found.and_then(|_| Err(already(url))),
         }
         // Before there is a vault: a store that cannot hold one gets none.
         condition::decides_races(&store, url).await?;
+        let mut crypt = None;
+        if let Some((key, keep)) = encrypted {
+            keep(&object.id.to_string())?;
+            opening::mark(&mut object, key);
+            let ring = KeyRing::of(key.clone());
+            crypt = Some(Arc::new(VaultCrypt::new(object.id, key.fingerprint(), ring, "init".to_owned())));
+        }
         let bytes = Bytes::from(object.encode());
         if store.put_new(&Key::Vault, bytes.clone()).await? == Put::Exists && Self::read(&store, url).await?.0 != object
         {
@@ -110,14 +142,20 @@ impl Vault {
         }
         // Ours, also where the answer to an earlier attempt was lost.
         condition::refuses(&store, url, &Key::Vault, bytes).await?;
-        Ok(Self::of(store, url, &object))
+        Ok(Self::of(store, url, &object, crypt))
     }
 
-    async fn open_in(store: OpenStore, url: &str, policy: RetryPolicy) -> Result<Self, VaultError> {
+    async fn open_in(
+        store: OpenStore,
+        url: &str,
+        access: &Access,
+        policy: RetryPolicy,
+    ) -> Result<Self, VaultError> {
         let store = Store::new(store, policy);
         let (object, bytes) = Self::read(&store, url).await?;
+        let crypt = opening::prove(&object, url, access).await?;
         condition::refuses(&store, url, &Key::Vault, bytes).await?;
-        Ok(Self::of(store, url, &object))
+        Ok(Self::of(store, url, &object, crypt))
     }
 
     async fn read(store: &Store, url: &str) -> Result<(VaultObject, Bytes), VaultError> {
@@ -127,8 +165,26 @@ impl Vault {
         }
     }
 
-    fn of(store: Store, url: &str, object: &VaultObject) -> Self {
-        Self { store, url: url.into(), id: object.id.to_string().into() }
+    fn of(store: Store, url: &str, object: &VaultObject, crypt: Option<Arc<VaultCrypt>>) -> Self {
+        Self { store, url: url.into(), id: object.id.to_string().into(), crypt }
+    }
+
+    /// Whether what is put is sealed.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.crypt.is_some()
+    }
+
+    /// The key that it was made with, and the one that new epochs are sealed to; `None` in a plain vault.
+    #[must_use]
+    pub fn fingerprints(&self) -> Option<(Fingerprint, Fingerprint)> {
+        self.crypt.as_ref().map(|crypt| (crypt.first(), crypt.current()))
+    }
+
+    /// What a source of `group` needs to write here; `None` in a plain vault, and where the vault's own key is not at hand.
+    #[must_use]
+    pub fn source_key(&self, group: &GroupName) -> Option<SourceKey> {
+        self.crypt.as_ref()?.source_key(group)
     }
 
     /// The same vault, its operations tried as often as `policy` says. Without this: [`RetryPolicy::PATIENT`].
@@ -168,7 +224,9 @@ impl Vault {
     /// The part of one group; it need not exist yet.
     #[must_use]
     pub fn group(&self, group: &GroupName) -> GroupVault {
-        GroupVault { store: self.store.clone(), group: group.clone() }
+        let mut store = self.store.clone();
+        store.crypt = self.crypt.as_ref().map(|crypt| crypt.group(group));
+        GroupVault { store, group: group.clone() }
     }
 
     /// The groups that have something in the vault, in the order of their names.

@@ -69,7 +69,7 @@ async fn an_init_whose_answer_was_lost_is_our_own() {
     let store = FaultStore::in_memory();
     store.inject(On::Put, "farshore-vault.json", 1, Fault::After);
     let made = Vault::init_store(store.clone(), "memory:").await.unwrap();
-    assert_eq!(Vault::open_store(store, "memory:").await.unwrap().id(), made.id());
+    assert_eq!(Vault::open_store(store, "memory:", &Access::of_process()).await.unwrap().id(), made.id());
 }
 
 #[tokio::test]

@@ -161,6 +161,8 @@ pub(super) mod footer {
     pub const HASHED_BYTES: usize = HASH.at();
 }
 
+/// Where a segment says its kind ([`super::Kind`], one byte).
+pub const KIND_AT: usize = header::KIND.at();
 /// Bytes of the header; block 0 begins after it.
 pub const HEADER_BYTES: u64 = header::BYTES as u64;
 /// Bytes of the footer.
