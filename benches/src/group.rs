@@ -72,7 +72,7 @@ impl Group {
         }
         let at = dir.display();
         let mut config = format!(
-            "group = \"bench-{name}\"\nvault = \"file://{at}/{name}.vault\"\nstate_dir = \"{at}/{name}.state\"\n\
+            "group = \"bench-{name}\"\nvault = \"file://{at}/{name}.vault\"\nkey_file = \"{at}/{name}.key\"\nstate_dir = \"{at}/{name}.state\"\n\
              run_dir = \"{at}/{name}.run\"\n{more}\n"
         );
         for n in 0..disks {
@@ -85,7 +85,8 @@ impl Group {
         std::fs::write(group.config(), config)?;
         let config = group.config();
         let config = config.to_str().context("a plain path")?;
-        for words in [&["init", "--vault", &group.vault()][..], &["enable", "--adopt", config]] {
+        let key = format!("{at}/{name}.key");
+        for words in [&["init", "--vault", &group.vault(), "--key-file", &key][..], &["enable", "--adopt", config]] {
             let done = Command::new(ours("farshore")?).args(words).output()?;
             ensure!(done.status.success(), "farshore {words:?}: {}", String::from_utf8_lossy(&done.stderr));
         }

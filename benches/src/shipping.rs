@@ -70,6 +70,7 @@ pub fn shipped(data: &[u8]) -> Result<Shipped> {
         group: group(),
         ring_path: dir.join("ring"),
         vault_url: "file:///nowhere".into(),
+        access: farshore_vault::Access::of_process(),
         state_dir: dir.to_owned(),
         spool_dir: dir.join("spool"),
         segment_bytes: 8 << 20,

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::medium::{self, Create};
@@ -61,6 +62,18 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 /// Of the file system, with the path; the old file is then untouched.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_with(path, |file| medium::write_all_at(file, bytes, 0))
+}
+
+/// As [`replace`], readable by its owner alone: for what is secret.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_with(path, |file| {
+        // Before there is anything in it to read.
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        medium::write_all_at(file, bytes, 0)
+    })
 }
 
 /// As [`replace`], with the content written by `fill` through [`medium`].

@@ -212,6 +212,7 @@ impl GroupError {
                 | VaultError::OtherVault { url, .. }
                 | VaultError::Unconditional { url, .. }
                 | VaultError::BadUrl { url, .. } => url.clone(),
+                VaultError::Key(e) => e.at().to_owned(),
                 VaultError::Unreachable { what, .. }
                 | VaultError::Throttled { what, .. }
                 | VaultError::Refused { what, .. }

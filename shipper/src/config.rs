@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use farshore_changelog::ids::GroupName;
+use farshore_vault::Access;
 
 use crate::error::ShipError;
 use crate::level::Compression;
@@ -25,6 +26,8 @@ pub struct ShipperConfig {
     pub ring_path: PathBuf,
     /// The vault.
     pub vault_url: String,
+    /// Credentials and keys for it.
+    pub access: Access,
     /// The group's state folder; the agent has noted its epoch there.
     pub state_dir: PathBuf,
     /// Where sealed segments wait.

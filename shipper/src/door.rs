@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use farshore_changelog::ids::GroupName;
 use farshore_vault::retry::RetryPolicy;
-use farshore_vault::{GroupVault, Vault, VaultError};
+use farshore_vault::{Access, GroupVault, Vault, VaultError};
 use tokio::sync::OnceCell;
 
 use crate::state::SourceEpoch;
@@ -13,7 +13,7 @@ use crate::state::SourceEpoch;
 #[derive(Debug, Clone)]
 pub enum VaultSource {
     /// Opened when it can be reached.
-    Url(String),
+    Url(String, Access),
     /// Open.
     Open(Vault),
 }
@@ -53,12 +53,12 @@ impl Door {
     pub async fn vault(&self) -> Result<&Vault, VaultError> {
         let vault = match &self.source {
             VaultSource::Open(vault) => vault,
-            VaultSource::Url(url) => {
+            VaultSource::Url(url, access) => {
                 self.opened
                     .get_or_try_init(|| async {
-                        let vault = Vault::open_with(url, RetryPolicy::ONCE).await?;
+                        let vault = Vault::open_with(url, access, RetryPolicy::ONCE).await?;
                         tracing::info!(vault = vault.url(), id = vault.id(), "vault opened");
-                        Ok(vault)
+                        Ok::<_, VaultError>(vault)
                     })
                     .await?
             }
@@ -81,7 +81,8 @@ impl Door {
             | VaultError::Throttled { .. }
             | VaultError::Refused { .. }
             | VaultError::Gone { .. } => true,
-            VaultError::NotAVault { .. } => self.known.load(Ordering::Acquire),
+            // Keys may lie on a mount that is missing, or with a server.
+            VaultError::NotAVault { .. } | VaultError::Key(_) => self.known.load(Ordering::Acquire),
             VaultError::AlreadyAVault { .. }
             | VaultError::Unconditional { .. }
             | VaultError::OtherVault { .. }

@@ -20,6 +20,7 @@
 //! - [`uploader`]: the half of the second thread, one future
 //!   - `uploads`: segments into the vault in order, and what a refusal means
 //!   - [`epoch`]: opens the epoch before its first segment, and seals the one before
+//!   - `data_keys`: the keys that segments of an encrypted vault are sealed with
 //!   - `looks`: what the target has put for this source: the epoch after ours, requests, hashes
 //!   - `fetch`: these hashes, into the state folder
 //!   - [`door`]: the way to the vault, and which of its errors are waited out
@@ -33,6 +34,7 @@
 
 pub mod batch;
 pub mod config;
+mod data_keys;
 pub mod door;
 pub mod epoch;
 pub mod error;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::batch::Limits;
 use crate::config::ShipperConfig;
+use crate::data_keys::DataKeys;
 use crate::door::{Door, VaultSource};
 use crate::error::ShipError;
 use crate::filler::{Filler, Pause, SHORT_PAUSE, Shared};
@@ -57,7 +58,8 @@ impl Shipper {
     /// state says so.
     pub fn open(config: ShipperConfig) -> Result<Self, ShipError> {
         let url = Vault::check_url(&config.vault_url)?;
-        Self::open_from(&config, VaultSource::Url(url))
+        let access = config.access.clone();
+        Self::open_from(&config, VaultSource::Url(url, access))
     }
 
     /// As [`Shipper::open`], with a vault that is open already (one over a store double, say).
@@ -120,6 +122,9 @@ impl Shipper {
                 door,
                 source: source.clone(),
                 watermark,
+                data_keys: DataKeys::new(&state),
+                keyed: None,
+                forgotten_before: None,
                 state,
                 spool: Arc::clone(&spool),
                 ring: ring.clone(),

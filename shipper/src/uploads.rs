@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use farshore_changelog::ids::Epoch;
 use farshore_changelog::ring::Ring;
 use farshore_vault::retry::Backoff;
 use farshore_vault::{EpochObject, GroupVault, Put, VaultError};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::data_keys::DataKeys;
 use crate::door::Door;
 use crate::epoch::{self, Opening};
 use crate::error::ShipError;
@@ -35,6 +37,11 @@ pub(crate) struct Uploads {
     /// The newest confirmed segment, of this epoch or the one before.
     pub(crate) watermark: Option<Watermark>,
     pub(crate) state: SourceState,
+    pub(crate) data_keys: DataKeys,
+    /// The epoch whose data key the vault's part was given last.
+    pub(crate) keyed: Option<Epoch>,
+    /// The epoch of the newest confirmed segment; the data keys of those before are forgotten.
+    pub(crate) forgotten_before: Option<Epoch>,
     pub(crate) spool: Arc<Spool>,
     pub(crate) ring: Ring,
     pub(crate) progress: Arc<Progress>,
@@ -69,6 +76,7 @@ impl Uploads {
     async fn ship(&mut self, queued: Queued) -> Result<Option<EpochObject>, ShipError> {
         let Queued { segment, tried } = &queued;
         let tried = Cell::new(*tried);
+        self.give_data_key(segment.epoch).await?;
         if segment.epoch == self.source.epoch
             && !self.source.opened
             && let Some(by) = self.open_epoch().await?
@@ -87,6 +95,21 @@ impl Uploads {
                 Err(conflict(segment, "another object lies under its key, and the epoch is not over".to_owned()))
             }
         }
+    }
+
+    /// In an encrypted vault: gives the group's part of it the key of the segments of `epoch`, before the first of them, and before the
+    /// epoch's object, which takes it to the target.
+    async fn give_data_key(&mut self, epoch: Epoch) -> Result<(), ShipError> {
+        if self.keyed == Some(epoch) {
+            return Ok(());
+        }
+        let vault = self.patiently(async |vault, _| Ok(vault.clone())).await?;
+        if vault.is_encrypted() {
+            let key = self.of_disk(|this| this.spool.note(|| this.data_keys.of(epoch, &this.source))).await?;
+            vault.know_data_key(epoch, key);
+        }
+        self.keyed = Some(epoch);
+        Ok(())
     }
 
     async fn open_epoch(&mut self) -> Result<Option<EpochObject>, ShipError> {
@@ -116,6 +139,10 @@ impl Uploads {
         let Spooled { epoch, number, hash, last_seq, .. } = *segment;
         let watermark = Watermark { epoch, number, hash, last_seq };
         self.of_disk(|this| this.spool.note(|| this.state.set_watermark(&watermark))).await?;
+        if self.forgotten_before != Some(epoch) {
+            self.of_disk(|this| this.spool.note(|| this.data_keys.forget_before(epoch))).await?;
+            self.forgotten_before = Some(epoch);
+        }
         self.watermark = Some(watermark);
         if epoch == self.source.epoch {
             self.progress.confirmed(number);

@@ -31,6 +31,13 @@ pub fn path() -> PathBuf {
     .clone()
 }
 
+/// Where the keys of the vaults that tests make are left: not among those of whoever runs the tests.
+#[must_use]
+pub fn config_home() -> PathBuf {
+    let profile = path().parent().map(PathBuf::from).expect("the binary lies in a folder");
+    profile.join("../tmp/config")
+}
+
 /// The binary with these arguments.
 #[must_use]
 pub fn farshore<I, S>(args: I) -> Command
@@ -39,6 +46,6 @@ where
     S: AsRef<std::ffi::OsStr>,
 {
     let mut command = Command::new(path());
-    command.args(args);
+    command.args(args).env("XDG_CONFIG_HOME", config_home());
     command
 }

@@ -39,6 +39,7 @@ mkdir -p /data /vault /dev/shm && mount -t tmpfs shm /dev/shm || exit 1
 cat >/tmp/web01.toml <<END
 group = \"web01\"
 vault = \"file:///vault/v\"
+key_file = \"/vault/v.key\"
 state_dir = \"/data/state\"
 run_dir = \"/tmp/run\"
 ring_size = \"8MiB\"
@@ -55,7 +56,7 @@ END
 
 /// What only the first boot makes.
 const MAKE: &str = "mkfs.ext4 -q /dev/vdb && mkfs.ext4 -q /dev/vdc || exit 1";
-const INIT: &str = "farshore init --vault file:///vault/v >&2 || exit 1";
+const INIT: &str = "farshore init --vault file:///vault/v --key-file /vault/v.key >&2 || exit 1";
 
 /// What each boot goes on with: it runs the agent, and what the test asks for.
 const MOUNT: &str = "mount -t ext4 /dev/vdb /data && mount -t ext4 /dev/vdc /vault || exit 1";
@@ -301,7 +302,9 @@ impl MountedVault {
         let url = format!("file://{}", self.folder().display());
         let target_text = target.display().to_string();
         let args = ["process", "--vault", &url, "--target", &target_text, "--gap-patience", "1s", "--once"];
-        let _ = run("farshore process --once", bin::farshore(args), WAIT_MAX).good();
+        let mut process = bin::farshore(args);
+        process.env("FARSHORE_VAULT_KEY_FILE", self.at.join("v.key"));
+        let _ = run("farshore process --once", process, WAIT_MAX).good();
         std::fs::read(target.join(GROUP).join("vda.raw")).expect("replay made an image")
     }
 }

@@ -143,8 +143,18 @@ impl Site {
             attached: 0,
         };
         site.write_config();
-        let _ = site.verb(["init", "--vault", &site.vault_url()]).good();
+        site.make_vault();
         site
+    }
+
+    /// Makes the vault.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn make_vault(&self) {
+        let url = self.vault_url();
+        let args = ["init", "--vault", &url, "--no-encryption"];
+        let _ = self.verb(&args[..if self.spec.plain { 4 } else { 3 }]).good();
     }
 
     /// Writes the configuration anew, with these lines before its disks; where they say again what a site says, they count.
@@ -162,7 +172,9 @@ impl Site {
     /// When it cannot be written.
     pub fn write_config(&self) {
         let rings = self.ring.parent().expect("the ring lies in a folder");
-        let text = site_config::text(&self.vault_url(), self.dir.path(), rings, &self.spec.config, &self.disks);
+        let plain = if self.spec.plain { "encryption = \"off\"\n" } else { "" };
+        let lines = format!("{plain}{}", self.spec.config);
+        let text = site_config::text(&self.vault_url(), self.dir.path(), rings, &lines, &self.disks);
         std::fs::write(&self.config, text).expect("room for a configuration");
     }
 

@@ -17,13 +17,15 @@ pub struct SiteSpec {
     pub process: Vec<String>,
     /// Where its folder is made, when not in the folder for temporary files.
     pub under: Option<PathBuf>,
+    /// The vault is not encrypted: for tests that read or write its objects themselves.
+    pub plain: bool,
     /// The vault's URL, and what the environment of whoever opens it must say, when it is not a folder of the site.
     pub store: Option<(String, Vec<(String, String)>)>,
 }
 
 impl Default for SiteSpec {
     fn default() -> Self {
-        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, store: None }
+        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, plain: false, store: None }
     }
 }
 

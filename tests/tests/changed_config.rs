@@ -205,7 +205,7 @@ fn another_vault_is_refused_and_the_old_one_goes_on() {
     let (ours, other) = (site.vault.clone(), site.path("other-vault"));
     site.vault = other.clone();
     site.write_config();
-    let _ = site.verb(["init", "--vault", &site.vault_url()]).good();
+    site.make_vault();
     refused(run_agent(&site), &["other-vault", "another vault"]);
     // After a crash the disk is served all the same, and nothing is shipped there.
     site.vault = ours.clone();

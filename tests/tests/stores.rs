@@ -5,7 +5,8 @@ use std::future::Future;
 use bytes::Bytes;
 use farshore_changelog::ids::{Epoch, GroupName, SegmentNo};
 use farshore_tests::stores::{Kind, StoreServer};
-use farshore_vault::{Put, Request, Variables, Vault, VaultError};
+use farshore_vault::retry::RetryPolicy;
+use farshore_vault::{Access, Put, Request, Variables, Vault, VaultError};
 
 /// Racing writers of one object, and how often they race.
 const WRITERS: u8 = 16;
@@ -47,7 +48,7 @@ async fn conforms(url: &str, variables: &Variables) {
 }
 
 async fn open(url: &str, variables: &Variables) -> Result<Vault, VaultError> {
-    Vault::open_in_environment(url, variables).await
+    Vault::open_with(url, &Access::of(variables.clone()), RetryPolicy::PATIENT).await
 }
 
 async fn of_sixteen_writers_one_wins(vault: &Vault) {

@@ -27,6 +27,8 @@ pub struct Cli {
 pub enum Verb {
     /// Make a vault: the place in a store that holds the change logs of any number of groups.
     Init(verbs::init::Args),
+    /// Print, copy, hand out and renew the keys of an encrypted vault.
+    Key(verbs::key::Args),
     /// Check a configuration and register its group in the vault, without starting to capture.
     Enable(verbs::enable::Args),
     /// Serve the disks of a group to its VM and log, ship and copy them (source agent).

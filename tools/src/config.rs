@@ -15,6 +15,8 @@ use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
 use farshore_shipper::config::THREADS_MAX;
 use farshore_shipper::{Compression, ShipperConfig};
+use farshore_vault::retry::RetryPolicy;
+use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
 use nix::sched::CpuSet;
 use serde::Deserialize;
 
@@ -59,6 +61,10 @@ enum FileCompressionWord {
 struct File {
     group: GroupName,
     vault: String,
+    #[serde(default)]
+    encryption: FileEncryption,
+    key_file: Option<PathBuf>,
+    key_command: Option<String>,
     state_dir: Option<PathBuf>,
     spool_dir: Option<PathBuf>,
     ring_dir: Option<PathBuf>,
@@ -84,6 +90,15 @@ struct File {
     lanes: Option<u32>,
     lane_cpus: Option<Vec<usize>>,
     disk: Vec<FileDisk>,
+}
+
+/// Whether what leaves this host must be sealed.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileEncryption {
+    #[default]
+    Required,
+    Off,
 }
 
 /// What the file says of a disk.
@@ -128,6 +143,10 @@ pub struct Config {
     pub group: GroupName,
     /// The vault's URL.
     pub vault: String,
+    /// Whether the vault must be encrypted.
+    pub encryption: Encryption,
+    /// Where its keys come from.
+    pub keys: KeySource,
     /// Durable state of the group at the source.
     pub state_dir: PathBuf,
     /// Sealed segments that wait for the vault.
@@ -301,6 +320,12 @@ impl Config {
             "lane_cpus names processors by number, below {}, not {lane_cpus:?}",
             CpuSet::count()
         );
+        let keys = match (file.key_file, file.key_command) {
+            (None, None) => KeySource::Usual,
+            (Some(path), None) => KeySource::File(at(path)),
+            (None, Some(command)) => KeySource::Command(command),
+            (Some(_), Some(_)) => anyhow::bail!("give key_file or key_command, not both"),
+        };
         let state_dir = file.state_dir.map_or_else(|| paths::state_dir(&file.group), at);
         Ok(Self {
             spool_dir: file.spool_dir.map_or_else(|| state_dir.join("spool"), at),
@@ -310,6 +335,11 @@ impl Config {
             path: path.to_path_buf(),
             group: file.group,
             vault: file.vault,
+            encryption: match file.encryption {
+                FileEncryption::Required => Encryption::Required,
+                FileEncryption::Off => Encryption::Off,
+            },
+            keys,
             ring_bytes,
             segment_bytes,
             spool_bytes,
@@ -328,6 +358,20 @@ impl Config {
         })
     }
 
+    /// Credentials and keys for the vault.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access { encryption: self.encryption, ..Access::of_process().with_keys(self.keys.clone()) }
+    }
+
+    /// Opens its vault.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open_vault(&self) -> Result<Vault, VaultError> {
+        Vault::open_with(&self.vault, &self.access(), RetryPolicy::PATIENT).await
+    }
+
     /// What the group's shipper needs to know of it.
     #[must_use]
     pub fn shipper(&self) -> ShipperConfig {
@@ -335,6 +379,7 @@ impl Config {
             group: self.group.clone(),
             ring_path: ring::path_in(&self.ring_dir, &self.group),
             vault_url: self.vault.clone(),
+            access: self.access(),
             state_dir: self.state_dir.clone(),
             spool_dir: self.spool_dir.clone(),
             segment_bytes: self.segment_bytes,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod costs;
 mod demo;
 pub mod failure;
+mod keys;
 mod limits;
 mod loss;
 mod output;
@@ -32,6 +33,7 @@ pub fn main() -> ExitCode {
     let out = Output { json: cli.json };
     let done = match cli.verb {
         Verb::Init(args) => verbs::init::run(&args, out),
+        Verb::Key(args) => verbs::key::run(&args, out),
         Verb::Enable(args) => verbs::enable::run(&args, out),
         Verb::Run(args) => verbs::run::run(&args, out),
         Verb::Ship(args) => verbs::ship::run(&args),

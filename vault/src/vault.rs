@@ -181,6 +181,12 @@ impl Vault {
         self.crypt.as_ref().map(|crypt| (crypt.first(), crypt.current()))
     }
 
+    /// The vault's keys, the newest first, and where they come from; `None` in a plain vault, and where a source's key alone is at hand.
+    #[must_use]
+    pub fn vault_keys(&self) -> Option<(&[VaultKey], &str)> {
+        self.crypt.as_ref().and_then(|crypt| crypt.vault_keys())
+    }
+
     /// What a source of `group` needs to write here; `None` in a plain vault, and where the vault's own key is not at hand.
     #[must_use]
     pub fn source_key(&self, group: &GroupName) -> Option<SourceKey> {

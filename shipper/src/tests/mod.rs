@@ -14,4 +14,4 @@ mod shipping;
 mod simulated;
 mod spool_trouble;
 mod threads;
-mod world;
+pub(crate) mod world;

@@ -125,6 +125,7 @@ impl World {
             group: group(),
             ring_path: self.dir.path().join("ring"),
             vault_url: "file:///nowhere".into(),
+            access: farshore_vault::Access::of_process(),
             state_dir: self.dir.path().to_owned(),
             spool_dir: self.spool_dir(),
             segment_bytes: 64 << 10,

@@ -61,7 +61,7 @@ async fn read(kind: u8, bytes: &[u8]) {
         0 => {
             lay(&vaults.store, &Key::Vault, bytes).await;
             let store = Arc::clone(&vaults.store) as Arc<dyn ObjectStore>;
-            if let Ok(vault) = Vault::open_store(store, "memory:").await {
+            if let Ok(vault) = Vault::open_store(store, "memory:", &farshore_vault::Access::of_process()).await {
                 assert_eq!(vault.id().len(), 32);
             }
         }

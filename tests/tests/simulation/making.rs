@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use farshore::config::Config;
-use farshore_vault::Vault;
+use farshore_vault::{Access, Vault};
 use farshore_vault::retry::RetryPolicy;
 
 use crate::cells;
@@ -19,7 +19,7 @@ pub fn vaults(store: &Arc<SimStore>, folder: &Path) -> (Vault, Vault) {
     let url = format!("file://{}", folder.display());
     let runtime = paused_runtime();
     let target = runtime.block_on(Vault::init_store(store.side(Side::Target), &url)).expect("the store is empty");
-    let source = runtime.block_on(Vault::open_store(store.side(Side::Source), &url)).expect("the vault is there");
+    let source = runtime.block_on(Vault::open_store(store.side(Side::Source), &url, &Access::of_process())).expect("the vault is there");
     let key = farshore_vault::keys::Key::Vault;
     let object = store.object(&key.path()).expect("the vault was made");
     std::fs::write(folder.join(key.to_string()), object).expect("a file can be written");
@@ -51,7 +51,7 @@ pub fn make_disks(plan: &Plan, source: &Path, rng: &mut Rng) -> Vec<Vec<u8>> {
 
 pub fn write_config(plan: &Plan, dir: &Path) -> Config {
     let mut text = format!(
-        "group = \"g\"\nvault = \"file://{0}/vault\"\nstate_dir = \"source/state\"\nring_dir = \"shm\"\nrun_dir = \"run\"\n\
+        "group = \"g\"\nencryption = \"off\"\nvault = \"file://{0}/vault\"\nstate_dir = \"source/state\"\nring_dir = \"shm\"\nrun_dir = \"run\"\n\
          lanes = {1}\nring_size = \"8MiB\"\nmax_delay = \"{2}ms\"\nheartbeat = \"{3}ms\"\nsegment_size = \"{4}B\"\n\
          spool_size = \"{5}B\"\nfull_wait = \"{6}ms\"\n",
         dir.display(),

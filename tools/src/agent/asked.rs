@@ -13,7 +13,7 @@ use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_changelog::units::ByteRange;
 use farshore_processor::compare::digests::MARK_PREFIX;
 use farshore_shipper::{SourceState, requests};
-use farshore_vault::{EpochObject, Request, Vault};
+use farshore_vault::{EpochObject, Request};
 
 use super::answer::Answers;
 use super::serve::Serving;
@@ -123,9 +123,9 @@ impl Asked {
         match request {
             Request::Resync { full: true, .. } => {
                 // The epoch is chosen by what the vault holds: nobody's disk is to pause for nothing.
-                let (url, group) = (self.config.vault.clone(), self.config.group.clone());
+                let (config, group) = (self.config.clone(), self.config.group.clone());
                 let newest = block_on(async {
-                    let asked = async { Vault::open(&url).await?.group(&group).newest_epoch(Epoch(1)).await };
+                    let asked = async { config.open_vault().await?.group(&group).newest_epoch(Epoch(1)).await };
                     tokio::time::timeout(VAULT_MAX, asked).await
                 })?
                 .context("the vault does not answer")??;

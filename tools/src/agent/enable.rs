@@ -8,7 +8,7 @@ use farshore_capture::disk::{LOCK_WAIT, SourceDisk};
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::{clock, crashsafe, ring};
 use farshore_shipper::{SourceEpoch, SourceState, requests};
-use farshore_vault::{EpochDisk, Nonce, Reason, Vault, VaultError};
+use farshore_vault::{EpochDisk, Nonce, Reason, VaultError};
 
 use crate::config::Config;
 use crate::failure::{Next, fail};
@@ -95,7 +95,7 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     }
     let done = requests::done(&config.state_dir)?;
     let (newest, asked) = block_on(async {
-        let vault = Vault::open(&config.vault).await?.group(&config.group);
+        let vault = config.open_vault().await?.group(&config.group);
         Ok::<_, VaultError>((vault.newest_epoch(Epoch(1)).await?, vault.newest_request(done).await?))
     })?
     .what(

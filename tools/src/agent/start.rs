@@ -12,7 +12,7 @@ use farshore_changelog::ids::{DiskName, Epoch};
 use farshore_changelog::ring::{self, Ring, RingError, RingSpec, Settled};
 use farshore_changelog::{clock, crashsafe};
 use farshore_shipper::{SourceEpoch, SourceState};
-use farshore_vault::{Nonce, Reason, Vault, VaultError};
+use farshore_vault::{Nonce, Reason, VaultError};
 
 use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
 use super::{enable, maps, served, stamp};
@@ -167,7 +167,7 @@ fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<
 /// At an orderly start somebody is there to mend another vault, or one of another version. After a crash the disk is served all the same, as
 /// it is when the vault does not answer: the shipper says what is wrong, and the log waits.
 fn refuse_other_vault(config: &Config, noted: Option<&str>) -> Result<()> {
-    let asked = block_on(async { tokio::time::timeout(VAULT_LOOK_MAX, Vault::open(&config.vault)).await })?;
+    let asked = block_on(async { tokio::time::timeout(VAULT_LOOK_MAX, config.open_vault()).await })?;
     let proved = asked.map(|opened| opened.and_then(|vault| noted.map_or(Ok(()), |id| vault.expect_id(id))));
     match proved {
         Ok(Err(e @ VaultError::OtherVault { .. })) => Err(e).next(format!(

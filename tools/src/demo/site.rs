@@ -122,7 +122,7 @@ impl Site {
     /// # Errors
     /// When it fails; with what it said.
     pub fn farshore(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
+        let output = self.command(arguments)?.output()?;
         if !output.status.success() {
             bail!("`farshore {}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -135,8 +135,8 @@ impl Site {
     /// When it cannot be started.
     pub fn start(&mut self, name: &'static str, arguments: &[&str]) -> Result<()> {
         let log = File::create(self.log(name))?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(arguments)
+        let child = self
+            .command(arguments)?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -144,6 +144,13 @@ impl Site {
             .with_context(|| format!("cannot start `farshore {name}`"))?;
         self.children.push((name, child));
         Ok(())
+    }
+
+    /// `farshore`, with the keys of the demo's vault in its folder and nowhere else.
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments).env("XDG_CONFIG_HOME", self.dir.join("config"));
+        Ok(command)
     }
 
     fn log(&self, name: &str) -> PathBuf {

@@ -12,7 +12,6 @@ use farshore_changelog::ring::Ring;
 use farshore_changelog::segment::{Index, Kind};
 use farshore_processor::points;
 use farshore_processor::position::ReplayPosition;
-use farshore_vault::Vault;
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -77,7 +76,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
 
 fn print_loss(config: &Config, out: Output) -> Result<()> {
     let receipt = block_on(async {
-        let vault = tokio::time::timeout(VAULT_MAX, Vault::open(&config.vault)).await;
+        let vault = tokio::time::timeout(VAULT_MAX, config.open_vault()).await;
         let (vault, unseen) = match vault {
             Ok(Ok(vault)) => (Some(vault.group(&config.group)), None),
             Ok(Err(e)) => (None, Some(e.to_string())),

@@ -7,6 +7,7 @@ pub mod export;
 pub mod failover;
 pub mod init;
 pub mod inspect;
+pub mod key;
 pub mod mark;
 pub mod points;
 pub mod process;

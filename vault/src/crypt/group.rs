@@ -68,6 +68,10 @@ impl VaultCrypt {
         self.ring.vault.first().map(|key| key.source_key(self.id, group, first))
     }
 
+    pub(crate) fn vault_keys(&self) -> Option<(&[VaultKey], &str)> {
+        (!self.ring.vault.is_empty()).then_some((self.ring.vault.as_slice(), self.given.as_str()))
+    }
+
     pub(crate) fn first(&self) -> Fingerprint {
         self.first
     }

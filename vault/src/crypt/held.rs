@@ -85,44 +85,56 @@ impl Access {
     /// # Errors
     /// [`KeyError::Unreadable`].
     pub(crate) async fn ring(&self, id: &str) -> Result<Result<(KeyRing, String), String>, KeyError> {
-        let found = match &self.keys {
-            KeySource::Held(ring) => return Ok(Ok((ring.clone(), "memory".to_owned()))),
-            KeySource::File(path) => Found::File(path.clone()),
-            KeySource::Command(command) => Found::Command(command.clone()),
-            KeySource::Usual => match self.usual(id)? {
-                Ok(found) => found,
-                Err(looked) => return Ok(Err(looked)),
-            },
-        };
-        let given = found.to_string();
-        let unreadable = |what: String| KeyError::Unreadable { given: given.clone(), what };
-        let text = found.text().await.map_err(unreadable)?;
-        let ring = KeyRing::parse(&text).map_err(unreadable)?;
-        Ok(Ok((ring, given)))
+        if let Some(given) = self.given().await? {
+            return Ok(Ok(given));
+        }
+        match self.in_folders(id) {
+            Ok(found) => found.ring().await.map(Ok),
+            Err(looked) => Ok(Err(looked)),
+        }
     }
 
-    fn usual(&self, id: &str) -> Result<Result<Found, String>, KeyError> {
+    /// The keys that are given for whatever vault is asked for, and where they were found; `None` when there are none.
+    ///
+    /// # Errors
+    /// [`KeyError::Unreadable`].
+    pub async fn given(&self) -> Result<Option<(KeyRing, String)>, KeyError> {
+        let found = match &self.keys {
+            KeySource::Held(ring) => return Ok(Some((ring.clone(), "memory".to_owned()))),
+            KeySource::File(path) => Some(Found::File(path.clone())),
+            KeySource::Command(command) => Some(Found::Command(command.clone())),
+            KeySource::Usual => self.of_environment()?,
+        };
+        match found {
+            Some(found) => found.ring().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn of_environment(&self) -> Result<Option<Found>, KeyError> {
         let of = |name: &'static str| self.variables.get(name).map(|value| (name, value.to_owned()));
         let said: Vec<(&str, String)> = [KEY, KEY_FILE, KEY_COMMAND].into_iter().filter_map(of).collect();
         match said.as_slice() {
-            [] => {}
-            [(KEY, text)] => return Ok(Ok(Found::Text(zeroize::Zeroizing::new(text.clone())))),
-            [(KEY_FILE, path)] => return Ok(Ok(Found::File(PathBuf::from(path)))),
-            [(_, command)] => return Ok(Ok(Found::Command(command.clone()))),
+            [] => Ok(None),
+            [(KEY, text)] => Ok(Some(Found::Text(zeroize::Zeroizing::new(text.clone())))),
+            [(KEY_FILE, path)] => Ok(Some(Found::File(PathBuf::from(path)))),
+            [(_, command)] => Ok(Some(Found::Command(command.clone()))),
             several => {
                 let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();
-                let given = names.join(" and ");
-                return Err(KeyError::Unreadable { given, what: "set one of them, not several".to_owned() });
+                Err(KeyError::Unreadable { given: names.join(" and "), what: "set one of them, not several".to_owned() })
             }
         }
+    }
+
+    fn in_folders(&self, id: &str) -> Result<Found, String> {
         let mut places = Vec::new();
         places.extend(self.variables.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(CREDENTIAL)));
         places.extend(self.folders().into_iter().map(|folder| folder.join(file_name(id))));
         match places.iter().find(|path| path.symlink_metadata().is_ok()) {
-            Some(path) => Ok(Ok(Found::File(path.clone()))),
+            Some(path) => Ok(Found::File(path.clone())),
             None => {
                 let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-                Ok(Err(format!("neither {KEY}, {KEY_FILE} nor {KEY_COMMAND} is set, nor is there {}", places.join(" or "))))
+                Err(format!("neither {KEY}, {KEY_FILE} nor {KEY_COMMAND} is set, nor is there {}", places.join(" or ")))
             }
         }
     }
@@ -161,6 +173,14 @@ impl std::fmt::Display for Found {
 }
 
 impl Found {
+    async fn ring(self) -> Result<(KeyRing, String), KeyError> {
+        let given = self.to_string();
+        let unreadable = |what: String| KeyError::Unreadable { given: given.clone(), what };
+        let text = self.text().await.map_err(unreadable)?;
+        let ring = KeyRing::parse(&text).map_err(unreadable)?;
+        Ok((ring, given))
+    }
+
     async fn text(self) -> Result<zeroize::Zeroizing<String>, String> {
         match self {
             Self::Text(text) => Ok(text),

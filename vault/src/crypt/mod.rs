@@ -22,6 +22,6 @@ mod secret;
 pub(crate) use envelope::OVERHEAD;
 pub use error::KeyError;
 pub(crate) use group::{Closed, GroupCrypt, VaultCrypt};
-pub use held::{Access, Encryption, KeySource};
+pub use held::{Access, Encryption, KeySource, file_name};
 pub use keys::{DataKey, Fingerprint, SourceKey, VaultKey};
 pub use ring::KeyRing;
