@@ -10,6 +10,8 @@ use farshore_changelog::ids::{Hash, Position};
 use farshore_changelog::op::Op;
 use farshore_changelog::segment::{Index, Kind};
 
+use crate::sealed;
+
 /// Ring header: next_seq, the seq that the next operation takes.
 const RING_NEXT_SEQ: u64 = 256;
 /// Ring header: confirmed_seq, every seq up to it is confirmed in the vault.
@@ -138,8 +140,8 @@ pub fn segment_files(vault: &Path, group: &str, epoch: u64) -> Vec<PathBuf> {
 /// When it is not whole.
 #[must_use]
 pub fn index(path: &Path) -> Index {
-    let mut file = File::open(path).unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()));
-    Index::read(&mut file, 0, None).unwrap_or_else(|e| panic!("{} is not whole: {e}", path.display()))
+    let content = sealed::content(path);
+    Index::read(&mut &content[..], 0, None).unwrap_or_else(|e| panic!("{} is not whole: {e}", path.display()))
 }
 
 /// The seqs of all flushes of one epoch that a folder vault holds, rising.

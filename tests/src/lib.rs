@@ -8,6 +8,7 @@
 //! - [`protected`]: a site that is protected, a load that verifies, and what no fault may break
 //! - [`site_config`]: what it is to be, and the text of its configuration
 //! - [`durable`]: the ring's header, a target's position and the vault's segments, read at their documented offsets
+//! - [`sealed`]: the content of a segment, whether its vault is encrypted or not
 //! - [`guest`] and [`initrd`]: a Linux guest in QEMU that boots in seconds and runs one script
 //! - [`guest_script`]: what those scripts have in common
 //! - [`client`]: a small NBD client that can also misbehave
@@ -48,6 +49,7 @@ pub mod process;
 pub mod protected;
 pub mod root;
 pub mod rounds;
+pub mod sealed;
 pub mod site;
 pub mod site_config;
 pub mod stores;

@@ -9,6 +9,7 @@ use farshore_changelog::op::{Op, Record};
 use farshore_changelog::segment::{Kind, Segment, SegmentError};
 
 use crate::durable;
+use crate::sealed;
 use crate::site::GROUP;
 
 /// Zeroes that are written at once.
@@ -32,8 +33,8 @@ pub struct Standing {
 pub fn replay(vault: &Path, epoch: u64, image: &File, mut after: impl FnMut(Standing)) {
     let mut consistent = true;
     for path in durable::segment_files(vault, GROUP, epoch) {
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
-        let segment = Segment::parse(bytes.into()).unwrap_or_else(|e| panic!("{} is not whole: {e}", path.display()));
+        let segment =
+            Segment::parse(sealed::content(&path)).unwrap_or_else(|e| panic!("{} is not whole: {e}", path.display()));
         if segment.index().head().kind == Kind::Seal {
             continue;
         }

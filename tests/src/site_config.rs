@@ -25,7 +25,15 @@ pub struct SiteSpec {
 
 impl Default for SiteSpec {
     fn default() -> Self {
-        Self { disks: vec![64 << 20], tcp: false, config: String::new(), process: Vec::new(), under: None, plain: false, store: None }
+        Self {
+            disks: vec![64 << 20],
+            tcp: false,
+            config: String::new(),
+            process: Vec::new(),
+            under: None,
+            plain: false,
+            store: None,
+        }
     }
 }
 

@@ -69,7 +69,20 @@ impl TwoStretches {
     /// When a step of it fails.
     #[must_use]
     pub fn new() -> Self {
-        let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
+        Self::in_vault(true)
+    }
+
+    /// The same in an encrypted vault.
+    ///
+    /// # Panics
+    /// As [`TwoStretches::new`].
+    #[must_use]
+    pub fn sealed() -> Self {
+        Self::in_vault(false)
+    }
+
+    fn in_vault(plain: bool) -> Self {
+        let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], plain, ..SiteSpec::default() });
         site.start_agent();
         site.wait_protected();
         write_random(&site, 1, 40, 50_000);

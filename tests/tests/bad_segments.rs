@@ -1,5 +1,6 @@
 //! Segments that are lost, damaged, or not where they belong: refused by name, nothing after them applied, and the points before
-//! them good. Each kind has its test; each is mended in the end, and replay goes on.
+//! them good. Each kind has its test; each is mended in the end, and replay goes on. What somebody with a bucket alone can do is tried in an
+//! encrypted vault too.
 
 use std::path::{Path, PathBuf};
 
@@ -38,48 +39,52 @@ fn a_segment_that_is_lost() {
 
 #[test]
 fn a_segment_that_is_truncated() {
-    let mut stretches = TwoStretches::new();
-    let victim = stretches.segment_to_spoil(1);
-    let whole = std::fs::read(&victim).unwrap();
-    for left in [whole.len() - 1, whole.len() / 2, 255, 0] {
-        stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(whole[..left].to_vec()))], &[]);
+    for mut stretches in [TwoStretches::new(), TwoStretches::sealed()] {
+        let victim = stretches.segment_to_spoil(1);
+        let whole = std::fs::read(&victim).unwrap();
+        for left in [whole.len() - 1, whole.len() / 2, 255, 0] {
+            stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(whole[..left].to_vec()))], &[]);
+        }
+        stretches.assert_goes_on();
     }
-    stretches.assert_goes_on();
 }
 
 #[test]
 fn a_segment_with_a_flipped_bit() {
-    let mut stretches = TwoStretches::new();
-    let victim = stretches.segment_to_spoil(1);
-    let whole = std::fs::read(&victim).unwrap();
-    // In the header, in the first block, in the middle, in the index, in the footer.
-    for at in [100, 300, whole.len() / 2, whole.len() - 120, whole.len() - 20] {
-        let mut flipped = whole.clone();
-        flipped[at] ^= 0x10;
-        stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(flipped))], &[]);
+    for mut stretches in [TwoStretches::new(), TwoStretches::sealed()] {
+        let victim = stretches.segment_to_spoil(1);
+        let whole = std::fs::read(&victim).unwrap();
+        // In the header, in the first block, in the middle, in the index, in the footer.
+        for at in [100, 300, whole.len() / 2, whole.len() - 120, whole.len() - 20] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(flipped))], &[]);
+        }
+        stretches.assert_goes_on();
     }
-    stretches.assert_goes_on();
 }
 
 #[test]
 fn two_segments_that_were_swapped() {
-    let mut stretches = TwoStretches::new();
-    let victim = stretches.segment_to_spoil(1);
-    let next = neighbour(&victim, 1);
-    let [a, b] = [&victim, &next].map(|path| std::fs::read(path).unwrap());
-    let swapped = vec![(victim.clone(), Some(b)), (next, Some(a))];
-    stops_before(&mut stretches, &victim, swapped, &[]);
-    stretches.assert_goes_on();
+    for mut stretches in [TwoStretches::new(), TwoStretches::sealed()] {
+        let victim = stretches.segment_to_spoil(1);
+        let next = neighbour(&victim, 1);
+        let [a, b] = [&victim, &next].map(|path| std::fs::read(path).unwrap());
+        let swapped = vec![(victim.clone(), Some(b)), (next, Some(a))];
+        stops_before(&mut stretches, &victim, swapped, &[]);
+        stretches.assert_goes_on();
+    }
 }
 
 #[test]
 fn a_segment_that_is_there_twice() {
-    let mut stretches = TwoStretches::new();
-    let first = stretches.segment_to_spoil(1);
-    let victim = neighbour(&first, 1);
-    let repeated = std::fs::read(&first).unwrap();
-    stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(repeated))], &[]);
-    stretches.assert_goes_on();
+    for mut stretches in [TwoStretches::new(), TwoStretches::sealed()] {
+        let first = stretches.segment_to_spoil(1);
+        let victim = neighbour(&first, 1);
+        let repeated = std::fs::read(&first).unwrap();
+        stops_before(&mut stretches, &victim, vec![(victim.clone(), Some(repeated))], &[]);
+        stretches.assert_goes_on();
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn verb(site: &Site, words: &[&str]) -> Finished {
 
 /// A source whose agent was killed: the ring holds what the vault has not confirmed yet.
 fn crashed() -> Site {
-    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
+    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], plain: true, ..SiteSpec::default() });
     site.start_agent();
     site.wait_protected();
     write_random(&site, 1, 20, 50_000);
@@ -93,7 +93,7 @@ fn a_ring_of_another_version_may_be_removed_and_what_it_held_is_copied_again() {
 
 #[test]
 fn after_a_clean_stop_the_ring_of_another_version_is_in_nobodys_way() {
-    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
+    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], plain: true, ..SiteSpec::default() });
     site.start_agent();
     site.wait_protected();
     write_random(&site, 1, 20, 50_000);
@@ -135,7 +135,7 @@ fn a_segment_of_another_version_stops_replay_before_it() {
 
 #[test]
 fn a_spooled_segment_of_another_version_is_not_shipped_and_the_disk_is_served() {
-    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
+    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], plain: true, ..SiteSpec::default() });
     site.start_agent();
     site.wait_protected();
     // Without its vault, what is sealed stays in the spool.
@@ -221,7 +221,7 @@ fn an_overlay_or_a_failover_note_of_another_version_is_refused_and_kept() {
 
 #[test]
 fn notes_and_objects_of_another_format_are_refused() {
-    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], ..SiteSpec::default() });
+    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], plain: true, ..SiteSpec::default() });
     site.start_agent();
     site.wait_protected();
     write_random(&site, 1, 10, 50_000);

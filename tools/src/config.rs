@@ -20,6 +20,7 @@ use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
 use nix::sched::CpuSet;
 use serde::Deserialize;
 
+use crate::agent::look::Looker;
 use crate::failure::{Next, fail};
 use crate::paths;
 use crate::units::duration;
@@ -147,6 +148,8 @@ pub struct Config {
     pub encryption: Encryption,
     /// Where its keys come from.
     pub keys: KeySource,
+    /// Who looks at it for the agent.
+    pub looker: Looker,
     /// Durable state of the group at the source.
     pub state_dir: PathBuf,
     /// Sealed segments that wait for the vault.
@@ -340,6 +343,7 @@ impl Config {
                 FileEncryption::Off => Encryption::Off,
             },
             keys,
+            looker: Looker::default(),
             ring_bytes,
             segment_bytes,
             spool_bytes,

@@ -47,7 +47,8 @@ pub fn choose(access: &Access, file: Option<&Path>) -> Result<Chosen> {
     };
     if let Some((ring, from)) = given {
         let key = ring.vault.into_iter().next().ok_or_else(|| {
-            fail(format!("{from} holds keys of sources alone")).next("a vault is made with a key of its own: take another place for it")
+            fail(format!("{from} holds keys of sources alone"))
+                .next("a vault is made with a key of its own: take another place for it")
         })?;
         return Ok(chosen(key, Place::Given(from)));
     }
@@ -98,7 +99,9 @@ impl Chosen {
 /// # Errors
 /// Of the file system.
 pub fn write(path: &Path, said: &str, ring: &KeyRing) -> Result<()> {
-    let mut text = zeroize::Zeroizing::new(format!("# farshore: {said}.\n# The newest key comes first. Whoever has this file has what it opens.\n"));
+    let mut text = zeroize::Zeroizing::new(format!(
+        "# farshore: {said}.\n# The newest key comes first. Whoever has this file has what it opens.\n"
+    ));
     for key in &ring.vault {
         text.push_str(&key.to_line());
         text.push('\n');

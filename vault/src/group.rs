@@ -104,6 +104,9 @@ impl GroupVault {
     /// # Errors
     /// Those of the store; [`VaultError::Damaged`] when it cannot be asked, such as too many ranges.
     pub async fn put_request(&self, request: &Request) -> Result<u64, VaultError> {
+        if self.store.crypt.as_ref().is_some_and(|crypt| crypt.is_at_a_loss()) {
+            self.newest_epoch(Epoch(1)).await?;
+        }
         // Nothing is put that nobody could read.
         let bytes = Bytes::from(request.encode());
         Request::decoded(&bytes)?;

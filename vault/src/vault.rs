@@ -145,12 +145,7 @@ impl Vault {
         Ok(Self::of(store, url, &object, crypt))
     }
 
-    async fn open_in(
-        store: OpenStore,
-        url: &str,
-        access: &Access,
-        policy: RetryPolicy,
-    ) -> Result<Self, VaultError> {
+    async fn open_in(store: OpenStore, url: &str, access: &Access, policy: RetryPolicy) -> Result<Self, VaultError> {
         let store = Store::new(store, policy);
         let (object, bytes) = Self::read(&store, url).await?;
         let crypt = opening::prove(&object, url, access).await?;

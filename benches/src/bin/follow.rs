@@ -29,7 +29,8 @@ fn main() -> ExitCode {
 fn follow(vault: &Path, target: &Path) -> Result<()> {
     let store = CountingStore::new(Arc::new(LocalFileSystem::new_with_prefix(vault)?));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let vault = runtime.block_on(Vault::open_store(store.clone(), "counted:", &farshore_vault::Access::of_process()))?;
+    let vault =
+        runtime.block_on(Vault::open_store(store.clone(), "counted:", &farshore_vault::Access::of_process()))?;
     let processor = Processor::open_vault(ProcessorConfig::new("counted:", target), vault)?;
     let stop = Stop::new();
     let outcomes = std::thread::scope(|scope| -> Result<_> {

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use farshore::config::Config;
-use farshore_vault::{Access, Vault};
 use farshore_vault::retry::RetryPolicy;
+use farshore::agent::look::Looker;
+use farshore_vault::{Access, Vault};
 
 use crate::cells;
 use crate::history::INITIAL;
@@ -19,7 +20,9 @@ pub fn vaults(store: &Arc<SimStore>, folder: &Path) -> (Vault, Vault) {
     let url = format!("file://{}", folder.display());
     let runtime = paused_runtime();
     let target = runtime.block_on(Vault::init_store(store.side(Side::Target), &url)).expect("the store is empty");
-    let source = runtime.block_on(Vault::open_store(store.side(Side::Source), &url, &Access::of_process())).expect("the vault is there");
+    let source = runtime
+        .block_on(Vault::open_store(store.side(Side::Source), &url, &Access::of_process()))
+        .expect("the vault is there");
     let key = farshore_vault::keys::Key::Vault;
     let object = store.object(&key.path()).expect("the vault was made");
     std::fs::write(folder.join(key.to_string()), object).expect("a file can be written");
@@ -73,5 +76,6 @@ pub fn write_config(plan: &Plan, dir: &Path) -> Config {
     let mut config = Config::read(&path).expect("the configuration is right");
     // The smallest that the format has, which is less than what a configuration may ask for.
     config.ring_bytes = plan.ring_bytes;
+    config.looker = Looker::Here;
     config
 }

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use farshore_capture::lane::LaneHandle;
 use farshore_capture::tap::{DiskState, Tap};
 use farshore_changelog::clock;
-use farshore_changelog::ids::Epoch;
 use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_changelog::units::ByteRange;
 use farshore_processor::compare::digests::MARK_PREFIX;
@@ -16,9 +15,9 @@ use farshore_shipper::{SourceState, requests};
 use farshore_vault::{EpochObject, Request};
 
 use super::answer::Answers;
+use super::look::{Question, look};
 use super::serve::Serving;
 use crate::config::Config;
-use crate::verbs::block_on;
 
 /// How often the folder of requests is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -123,14 +122,10 @@ impl Asked {
         match request {
             Request::Resync { full: true, .. } => {
                 // The epoch is chosen by what the vault holds: nobody's disk is to pause for nothing.
-                let (config, group) = (self.config.clone(), self.config.group.clone());
-                let newest = block_on(async {
-                    let asked = async { config.open_vault().await?.group(&group).newest_epoch(Epoch(1)).await };
-                    tokio::time::timeout(VAULT_MAX, asked).await
-                })?
-                .context("the vault does not answer")??;
+                let question = Question { epoch: true, requests_from: None };
+                let newest = look(&self.config, question, VAULT_MAX)?.epoch;
                 let ours = SourceState::new(&self.config.state_dir).epoch()?.map(|noted| (noted.epoch, noted.nonce));
-                let anothers = |(there, _): (EpochObject, _)| {
+                let anothers = |there: EpochObject| {
                     ours.is_none_or(|(epoch, nonce)| {
                         there.epoch > epoch || (there.epoch == epoch && there.nonce != nonce)
                     })

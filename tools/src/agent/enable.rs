@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use farshore_capture::disk::{LOCK_WAIT, SourceDisk};
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::{clock, crashsafe, ring};
 use farshore_shipper::{SourceEpoch, SourceState, requests};
-use farshore_vault::{EpochDisk, Nonce, Reason, VaultError};
+use farshore_vault::{EpochDisk, Nonce, Reason};
 
+use super::look::{Question, look};
 use crate::config::Config;
 use crate::failure::{Next, fail};
-use crate::verbs::block_on;
+
+/// How long the vault may take to say what it has of a group: every epoch and request is asked for, one after the other.
+const VAULT_MAX: Duration = Duration::from_secs(120);
 
 /// What `enable` found or did.
 pub struct Enabled {
@@ -93,16 +97,13 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
     if let (Some(noted), false) = (&noted, adopt) {
         return Ok(Enabled { epoch: noted.epoch, new: false });
     }
-    let done = requests::done(&config.state_dir)?;
-    let (newest, asked) = block_on(async {
-        let vault = config.open_vault().await?.group(&config.group);
-        Ok::<_, VaultError>((vault.newest_epoch(Epoch(1)).await?, vault.newest_request(done).await?))
-    })?
-    .what(
+    let question = Question { epoch: true, requests_from: Some(requests::done(&config.state_dir)?) };
+    let seen = look(config, question, VAULT_MAX).what(
         format!("the vault {} cannot be asked about group {}", config.vault, config.group),
         format!("check the URL, or make the vault with `farshore init --vault {}`", config.vault),
     )?;
-    if let (Some((there, _)), false) = (&newest, adopt) {
+    let (newest, asked) = (seen.epoch, seen.request.unwrap_or_default());
+    if let (Some(there), false) = (&newest, adopt) {
         let why = format!("its epoch {} was opened at {} ({:?})", there.epoch, there.created, there.reason);
         return Err(fail(format!("group {} is in the vault already, and {} knows nothing of it", config.group, config.state_dir.display()))
             .because(anyhow::anyhow!(why))
@@ -112,7 +113,7 @@ pub fn note(config: &Config, disks: &[SourceDisk], adopt: bool) -> Result<Enable
             ))
             .into());
     }
-    let parent = newest.map(|(object, _)| object.epoch);
+    let parent = newest.map(|object| object.epoch);
     // The number of an epoch that was never opened is free: one above it would have no parent in the vault.
     let least = noted.as_ref().map_or(Epoch(1), |n| if n.opened { n.epoch.next() } else { n.epoch });
     let epoch = SourceEpoch {

@@ -7,6 +7,7 @@
 //! - [`maps`]: their dirty maps; [`stamp`]: whether somebody else has written the disks meanwhile
 //! - [`served`]: whether what is copied must be written back first; [`serve`]: the lanes
 //! - [`child`]: the shipper process
+//! - [`look`]: what the agent has to know of the vault, through a process that may talk to it
 //! - [`control`]: the socket that `mark` and `status` ask
 //! - [`answer`]: what it answers; [`asked`]: what the target asks for through the vault
 
@@ -15,6 +16,7 @@ pub mod asked;
 mod child;
 pub mod control;
 pub mod enable;
+pub mod look;
 pub mod maps;
 pub mod serve;
 mod served;

@@ -14,12 +14,12 @@ use farshore_changelog::{clock, crashsafe};
 use farshore_shipper::{SourceEpoch, SourceState};
 use farshore_vault::{Nonce, Reason, VaultError};
 
+use super::look::{Question, look};
 use super::takeover::{EpochChoice, FoundRing, Lost, Noted, Start, decide};
 use super::{enable, maps, served, stamp};
 use crate::config::Config;
 use crate::failure::{Next, fail};
 use crate::units::show_bytes;
-use crate::verbs::block_on;
 
 /// Slots a lane: enough for 128 MiB of 8 KiB writes.
 const SLOTS_PER_LANE: u32 = 16_384;
@@ -167,27 +167,27 @@ fn recover(ring: &Ring, disks: &[SourceDisk], maps: &mut [RegionMap]) -> Result<
 /// At an orderly start somebody is there to mend another vault, or one of another version. After a crash the disk is served all the same, as
 /// it is when the vault does not answer: the shipper says what is wrong, and the log waits.
 fn refuse_other_vault(config: &Config, noted: Option<&str>) -> Result<()> {
-    let asked = block_on(async { tokio::time::timeout(VAULT_LOOK_MAX, config.open_vault()).await })?;
-    let proved = asked.map(|opened| opened.and_then(|vault| noted.map_or(Ok(()), |id| vault.expect_id(id))));
-    match proved {
-        Ok(Err(e @ VaultError::OtherVault { .. })) => Err(e).next(format!(
-            "correct vault in the configuration; or, if the group is to go on in that vault, begin a new epoch that copies every disk \
-             again: farshore enable --adopt {}",
-            config.path.display()
-        )),
-        Ok(Err(e @ (VaultError::Version { .. } | VaultError::BadUrl { .. } | VaultError::Unconditional { .. }))) => Err(e)
-            .what(
-                format!("the vault {} cannot be used", config.vault),
-                "use the farshore that wrote it, or correct vault in the configuration",
-            ),
-        Ok(Err(e)) => {
+    match look(config, Question::default(), VAULT_LOOK_MAX) {
+        Ok(seen) if noted.is_some_and(|id| id != seen.id) => {
+            let (found, wanted) = (seen.id, noted.unwrap_or_default().to_owned());
+            Err(VaultError::OtherVault { url: config.vault.clone(), found, wanted }).next(format!(
+                "correct vault in the configuration; or, if the group is to go on in that vault, begin a new epoch that copies every disk \
+                 again: farshore enable --adopt {}",
+                config.path.display()
+            ))
+        }
+        Ok(_) => Ok(()),
+        Err(e) if e.for_good => Err(e).what(
+            format!("the vault {} cannot be used", config.vault),
+            "use the farshore that wrote it, or correct vault, encryption or the keys in the configuration",
+        ),
+        Err(e) => {
             tracing::warn!(
                 "the vault {} cannot be used now: {e}; the disks are served and logged all the same",
                 config.vault
             );
             Ok(())
         }
-        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 

@@ -72,7 +72,11 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         }
         What::Source { group, vault, out: path } => {
             let (vault, ring, _) = opened(vault)?;
-            ensure!(path.symlink_metadata().is_err(), "{} is there already; give another path, or move it away", path.display());
+            ensure!(
+                path.symlink_metadata().is_err(),
+                "{} is there already; give another path, or move it away",
+                path.display()
+            );
             let key = vault.source_key(group).ok_or_else(|| no_key(&vault))?;
             let told = format!("the key of the source of group {group} in vault {} ({})", vault.id(), vault.url());
             keys::write(path, &told, &KeyRing::of_source(key))
@@ -95,8 +99,10 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
                     .into());
             }
             ring.vault.insert(0, VaultKey::generate());
-            let told = format!("the keys of vault {} ({}), renewed {}", vault.id(), vault.url(), clock::wall().timestamp());
-            keys::write(path, &told, &ring).what("no new key was made", "see the cause; the old ones are as they were")?;
+            let told =
+                format!("the keys of vault {} ({}), renewed {}", vault.id(), vault.url(), clock::wall().timestamp());
+            keys::write(path, &told, &ring)
+                .what("no new key was made", "see the cause; the old ones are as they were")?;
             out.print(&said(&vault, &ring, place, Vec::new()), |said| {
                 format!(
                     "new key {} written first to {}\nnext: print the recovery copy again (farshore key print --vault {}), bring the file to every target \
@@ -117,8 +123,13 @@ fn opened(url: &str) -> Result<(Vault, KeyRing, String)> {
 }
 
 fn no_key(vault: &Vault) -> crate::failure::Failure {
-    let what = if vault.is_encrypted() { "is encrypted, and its own key is not here: only a source's" } else { "is not encrypted, it has no key" };
-    fail(format!("the vault {} {what}", vault.url())).next("do this where the vault was made, or where its key was brought")
+    let what = if vault.is_encrypted() {
+        "is encrypted, and its own key is not here: only a source's"
+    } else {
+        "is not encrypted, it has no key"
+    };
+    fail(format!("the vault {} {what}", vault.url()))
+        .next("do this where the vault was made, or where its key was brought")
 }
 
 fn said(vault: &Vault, ring: &KeyRing, place: String, lines: Vec<String>) -> Said {
@@ -129,7 +140,11 @@ fn said(vault: &Vault, ring: &KeyRing, place: String, lines: Vec<String>) -> Sai
 /// The recovery copy: what somebody needs who has nothing else.
 fn page(said: &Said) -> String {
     let mut page = String::new();
-    let _ = writeln!(page, "FARSHORE RECOVERY COPY                                     printed {}", clock::wall().timestamp());
+    let _ = writeln!(
+        page,
+        "FARSHORE RECOVERY COPY                                     printed {}",
+        clock::wall().timestamp()
+    );
     let _ = writeln!(page, "\nvault   {}\nat      {}", said.id, said.vault);
     for (n, (print, line)) in said.keys.iter().zip(&said.lines).enumerate() {
         let _ = writeln!(page, "\nkey {} of {} ({print})", n + 1, said.keys.len());

@@ -9,8 +9,10 @@ use anyhow::Result;
 use farshore_changelog::clock;
 use farshore_shipper::Shipper;
 
+use crate::agent::look;
 use crate::config::Config;
 use crate::failure::Next;
+use crate::output::Output;
 use crate::stop;
 
 /// How long the shipper of a killed agent is waited for: longer than it drains.
@@ -27,6 +29,9 @@ pub struct Args {
     /// End when standard input ends (how the agent's child learns that its agent was killed).
     #[arg(long, hide = true)]
     child: bool,
+    /// Answer a question about the vault and end (what the agent learns of it).
+    #[arg(long, hide = true, value_name = "QUESTION", conflicts_with = "child")]
+    look: Option<String>,
 }
 
 /// Ships until told to stop, then drains.
@@ -34,6 +39,10 @@ pub struct Args {
 /// # Errors
 /// When the ring or the vault cannot be used, or another shipper of the group runs.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(question) = &args.look {
+        let answer = look::answer(&Config::read(&args.config)?, serde_json::from_str(question)?)?;
+        return Output { json: true }.print(&answer, |_| String::new());
+    }
     let stop = if args.child { stop::on_terminate()? } else { stop::on_signals()? };
     let config = Config::read(&args.config)?;
     if args.child {

@@ -46,10 +46,12 @@ fn every_flip_and_every_length_is_noticed() {
     let data_key = [8; SEALED_KEY_BYTES];
     for attached in [None, Some(data_key.as_slice())] {
         let content = b"forty-two bytes of some content or other..";
-        let bytes =
-            seal(&key, Under::Data, PRINT, attached, b"place", content);
+        let bytes = seal(&key, Under::Data, PRINT, attached, b"place", content);
         assert_eq!(opened(&key, b"place", &bytes), Ok(Bytes::from_static(content)));
-        assert_eq!(bytes.len() as u64 - content.len() as u64, OVERHEAD - if attached.is_some() { 0 } else { SEALED_KEY_BYTES as u64 });
+        assert_eq!(
+            bytes.len() as u64 - content.len() as u64,
+            OVERHEAD - if attached.is_some() { 0 } else { SEALED_KEY_BYTES as u64 }
+        );
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -38,6 +38,8 @@ pub(crate) struct GroupCrypt {
     held: Vec<Held>,
     /// The data keys of epochs: those that were read, or made here. As many as the group has epochs.
     data: Mutex<HashMap<Epoch, DataKey>>,
+    /// The newest epoch that was read here, and the key that it is under: what its source can read.
+    spoken: Mutex<Option<(Epoch, Fingerprint)>>,
 }
 
 /// One vault key, as far as it is known here.
@@ -92,10 +94,11 @@ impl VaultCrypt {
                 vault: Some(key.clone()),
             });
             let of_source = self.ring.source.iter().filter(|k| k.vault == self.id && k.group == *group);
-            let of_source = of_source.map(|key| Held { fingerprint: key.fingerprint(), source: key.clone(), vault: None });
+            let of_source =
+                of_source.map(|key| Held { fingerprint: key.fingerprint(), source: key.clone(), vault: None });
             let held = of_vault.chain(of_source).collect();
             let (id, given, group) = (self.id, self.given.clone(), group.clone());
-            Arc::new(GroupCrypt { id, group, given, held, data: Mutex::default() })
+            Arc::new(GroupCrypt { id, group, given, held, data: Mutex::default(), spoken: Mutex::default() })
         };
         Arc::clone(groups.entry(group.clone()).or_insert_with(made))
     }
@@ -113,7 +116,7 @@ impl GroupCrypt {
 
     /// Seals what is to lie under `key`.
     pub(crate) fn seal(&self, key: &Key, content: &[u8]) -> Result<Bytes, VaultError> {
-        let held = self.held.first().ok_or_else(|| self.wrong(key, "this group".to_owned()))?;
+        let held = self.held_for(key).ok_or_else(|| self.wrong(key, "this group".to_owned()))?;
         let place = self.place(key);
         let print = held.fingerprint;
         let by_group = |sealed_key: Option<&[u8]>| {
@@ -122,7 +125,10 @@ impl GroupCrypt {
         match key {
             Key::Segment(_, epoch, _) if !is_seal(content) => {
                 let data = self.lock().get(epoch).cloned().ok_or_else(|| {
-                    damaged(key, format!("the data key of epoch {epoch} is not known here; only its source can write to it"))
+                    damaged(
+                        key,
+                        format!("the data key of epoch {epoch} is not known here; only its source can write to it"),
+                    )
                 })?;
                 Ok(envelope::seal(&data.0, Under::Data, print, None, &place, content))
             }
@@ -130,7 +136,9 @@ impl GroupCrypt {
                 let data = self.lock().get(epoch).cloned();
                 let sealed = data.map(|data| data.sealed(&held.source.public, self.id, &self.group, *epoch));
                 let sealed = match sealed {
-                    Some(None) => return Err(damaged(key, "the key it is to be sealed to is no public key".to_owned())),
+                    Some(None) => {
+                        return Err(damaged(key, "the key it is to be sealed to is no public key".to_owned()));
+                    }
                     Some(sealed) => sealed,
                     None => None,
                 };
@@ -158,6 +166,9 @@ impl GroupCrypt {
                 if matches!(key, Key::Segment(..)) && !is_seal(&content) {
                     return Err(broken(Broken::Layout("it is a segment under the group's key".to_owned())));
                 }
+                if let Key::Epoch(_, epoch) = key {
+                    self.heard(*epoch, envelope.fingerprint);
+                }
                 if let (Key::Epoch(_, epoch), Some(sealed), Some(vault)) = (key, envelope.data_key, &held.vault) {
                     let data = vault.open_data_key(sealed, self.id, &self.group, *epoch).ok_or_else(|| {
                         broken(Broken::Layout("its data key cannot be opened with the vault's key".to_owned()))
@@ -166,6 +177,30 @@ impl GroupCrypt {
                 }
                 Ok(content)
             }
+        }
+    }
+
+    /// The key to seal with: the newest in an epoch that begins here; else the one that the group's source has shown that it has.
+    fn held_for(&self, key: &Key) -> Option<&Held> {
+        let ours = matches!(key, Key::Epoch(_, epoch) | Key::Segment(_, epoch, _) if self.lock().contains_key(epoch));
+        let spoken = self.spoken().filter(|_| !ours);
+        let of_source = spoken.and_then(|print| self.held.iter().find(|held| held.fingerprint == print));
+        of_source.or_else(|| self.held.first())
+    }
+
+    fn spoken(&self) -> Option<Fingerprint> {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).map(|(_, print)| print)
+    }
+
+    /// Whether it must be found out first which key the group's source has: there are several.
+    pub(crate) fn is_at_a_loss(&self) -> bool {
+        self.held.len() > 1 && self.spoken().is_none() && self.lock().is_empty()
+    }
+
+    fn heard(&self, epoch: Epoch, print: Fingerprint) {
+        let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        if spoken.is_none_or(|(newest, _)| newest <= epoch) {
+            *spoken = Some((epoch, print));
         }
     }
 

@@ -63,7 +63,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let (store, key) = (Arc::new(InMemory::new()), VaultKey::generate());
-        let target = Vault::init_store_encrypted(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory:", &key).await.unwrap();
+        let target =
+            Vault::init_store_encrypted(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory:", &key).await.unwrap();
         let source = target.source_key(&name()).unwrap();
         let source = open(&store, &KeyRing::of_source(source)).await.unwrap();
         Self { store, key, target, source }
@@ -90,7 +91,10 @@ impl World {
     async fn keys(&self) -> Vec<Key> {
         use futures::TryStreamExt;
         let all: Vec<_> = self.store.list(None).try_collect().await.unwrap();
-        all.iter().filter_map(|meta| Key::parse(meta.location.as_ref())).filter(|k| !matches!(k, Key::Probe(_))).collect()
+        all.iter()
+            .filter_map(|meta| Key::parse(meta.location.as_ref()))
+            .filter(|k| !matches!(k, Key::Probe(_)))
+            .collect()
     }
 
     async fn raw(&self, key: &Key) -> Bytes {
@@ -114,7 +118,9 @@ async fn read(group: &GroupVault, key: &Key) -> Result<Option<Bytes>, VaultError
 
 fn is_named(found: Result<Option<Bytes>, VaultError>, key: &Key, doing: &str) {
     match found {
-        Err(VaultError::Damaged { key: at, .. }) => assert!(at == key.to_string() || at.contains("/epochs/"), "{doing} {key}: {at}"),
+        Err(VaultError::Damaged { key: at, .. }) => {
+            assert!(at == key.to_string() || at.contains("/epochs/"), "{doing} {key}: {at}")
+        }
         Err(VaultError::Key(KeyError::Wrong { place, .. })) => {
             assert!(place == key.to_string() || *key == Key::Vault, "{doing} {key}: {place}");
         }
@@ -126,7 +132,10 @@ fn is_named(found: Result<Option<Bytes>, VaultError>, key: &Key, doing: &str) {
 #[tokio::test]
 async fn source_and_target_read_what_the_other_wrote() {
     let world = World::filled().await;
-    let (source, target) = (world.source.group(&name()), open(&world.store, &KeyRing::of(world.key.clone())).await.unwrap().group(&name()));
+    let (source, target) = (
+        world.source.group(&name()),
+        open(&world.store, &KeyRing::of(world.key.clone())).await.unwrap().group(&name()),
+    );
     assert!(source.is_encrypted() && target.is_encrypted());
     assert_eq!(target.get_segment(Epoch(1), SegmentNo(2)).await.unwrap().unwrap().len(), segment(1, 2).len());
     assert_eq!(target.newest_epoch(Epoch(1)).await.unwrap().unwrap().0.epoch, Epoch(2));
@@ -207,8 +216,14 @@ async fn a_lost_key_a_wrong_key_and_tampered_data_are_told_apart() {
     bytes[100] ^= 1;
     world.overwrite(&key, bytes.into()).await;
     let tampered = world.read(&key).await.unwrap_err();
-    assert!(matches!(lost, VaultError::Key(KeyError::Missing { .. })) && lost.to_string().contains("there is no key"), "{lost}");
-    assert!(matches!(wrong, VaultError::Key(KeyError::Wrong { .. })) && wrong.to_string().contains("give the key"), "{wrong}");
+    assert!(
+        matches!(lost, VaultError::Key(KeyError::Missing { .. })) && lost.to_string().contains("there is no key"),
+        "{lost}"
+    );
+    assert!(
+        matches!(wrong, VaultError::Key(KeyError::Wrong { .. })) && wrong.to_string().contains("give the key"),
+        "{wrong}"
+    );
     assert!(matches!(tampered, VaultError::Damaged { .. }) && tampered.to_string().contains("changed"), "{tampered}");
 }
 
@@ -246,10 +261,25 @@ async fn a_new_key_is_for_new_epochs_and_old_ones_are_read_with_the_old_key() {
     assert!(group.get_segment(Epoch(1), SegmentNo(1)).await.unwrap().is_some());
     assert!(group.get_segment(Epoch(3), SegmentNo(1)).await.unwrap().is_some());
     assert_eq!(group.get_request(1).await.unwrap(), Some(Request::Digests));
+    // What the target says is sealed with the key that the source has, also while that is the old one.
+    let again = open(&world.store, &both).await.unwrap().group(&name());
+    again.put_request(&Request::Drain).await.unwrap();
+    assert_eq!(source.get_request(2).await.unwrap(), Some(Request::Drain));
     // Whoever has the old key alone cannot read what was sealed since.
     let old = open(&world.store, &KeyRing::of(world.key.clone())).await.unwrap().group(&name());
     assert!(matches!(old.get_segment(Epoch(3), SegmentNo(1)).await, Err(VaultError::Key(KeyError::Wrong { .. }))));
     assert!(matches!(open(&world.store, &KeyRing::of(new)).await, Err(VaultError::Key(KeyError::Wrong { .. }))));
+}
+
+#[tokio::test]
+async fn a_source_with_the_old_key_is_spoken_to_in_the_old_key() {
+    let world = World::filled().await;
+    let both = KeyRing { vault: vec![VaultKey::generate(), world.key.clone()], source: Vec::new() };
+    let target = open(&world.store, &both).await.unwrap().group(&name());
+    target.put_request(&Request::Drain).await.unwrap();
+    assert_eq!(world.source.group(&name()).get_request(2).await.unwrap(), Some(Request::Drain));
+    target.create_epoch(&epoch(3)).await.unwrap();
+    assert_eq!(world.source.group(&name()).newest_epoch(Epoch(1)).await.unwrap().unwrap().0.epoch, Epoch(3));
 }
 
 #[tokio::test]

@@ -121,7 +121,10 @@ impl Access {
             [(_, command)] => Ok(Some(Found::Command(command.clone()))),
             several => {
                 let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();
-                Err(KeyError::Unreadable { given: names.join(" and "), what: "set one of them, not several".to_owned() })
+                Err(KeyError::Unreadable {
+                    given: names.join(" and "),
+                    what: "set one of them, not several".to_owned(),
+                })
             }
         }
     }

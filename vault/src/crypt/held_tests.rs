@@ -30,7 +30,8 @@ fn keys_are_found_where_they_may_be_in_that_order() {
     written(&dir.path().join("config/farshore/keys/0123.key"), &keys[1].to_line(), 0o400);
     assert_eq!(ring(&access(&base)).unwrap().unwrap().0, KeyRing::of(keys[1].clone()));
     written(&dir.path().join("credentials/vault-key"), &keys[2].to_line(), 0o600);
-    let with = |name, value| access(&[base[0], base[1], ("CREDENTIALS_DIRECTORY", credentials.as_str()), (name, value)]);
+    let with =
+        |name, value| access(&[base[0], base[1], ("CREDENTIALS_DIRECTORY", credentials.as_str()), (name, value)]);
     assert_eq!(ring(&with("X", "")).unwrap().unwrap().0, KeyRing::of(keys[2].clone()));
     let line = keys[3].to_line();
     assert_eq!(ring(&with(KEY, &line)).unwrap().unwrap(), (KeyRing::of(keys[3].clone()), KEY.to_owned()));
@@ -41,7 +42,11 @@ fn keys_are_found_where_they_may_be_in_that_order() {
     let both = access(&[(KEY, &line), (KEY_FILE, &file)]);
     assert!(ring(&both).unwrap_err().to_string().contains("not several"));
     let said = both.with_keys(KeySource::File(PathBuf::from(file)));
-    assert_eq!(ring(&said).unwrap().unwrap().0, KeyRing::of(keys[1].clone()), "what is said goes before the environment");
+    assert_eq!(
+        ring(&said).unwrap().unwrap().0,
+        KeyRing::of(keys[1].clone()),
+        "what is said goes before the environment"
+    );
 }
 
 #[test]

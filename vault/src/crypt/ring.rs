@@ -56,7 +56,8 @@ impl KeyRing {
             let bytes = Zeroizing::new(bytes);
             match hrp.as_str() {
                 VAULT => {
-                    let secret = bytes.as_slice().try_into().map_err(|_| at("a vault's key has 32 bytes".to_owned()))?;
+                    let secret =
+                        bytes.as_slice().try_into().map_err(|_| at("a vault's key has 32 bytes".to_owned()))?;
                     ring.vault.push(VaultKey(Secret::new(secret)));
                 }
                 SOURCE => ring.source.push(source(&bytes).map_err(at)?),
