@@ -2,7 +2,10 @@
 //! map, notes, spool) lie on two disks with a cache, so that flushing the one does not flush the other; the vault lies on a third
 //! one, which keeps everything. Loads come from this machine, over TCP.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -267,7 +270,14 @@ impl PowerHost {
         let words = ["mount", "-o", "loop", image.to_str().expect("a plain path"), at.to_str().expect("a plain path")];
         let _ = as_root(&words).good();
         let _ = as_root(&["chmod", "-R", "a+rwX", at.to_str().expect("a plain path")]).good();
-        MountedVault { at }
+        // A key that others may read is refused.
+        let mounted = MountedVault { at };
+        let key = std::fs::read(mounted.key()).expect("init left a key");
+        std::fs::remove_file(mounted.key()).expect("it may be replaced");
+        let mut options = OpenOptions::new();
+        let made = options.write(true).create_new(true).mode(0o600).open(mounted.key());
+        made.and_then(|mut file| file.write_all(&key)).expect("room for a key");
+        mounted
     }
 }
 
@@ -293,6 +303,10 @@ impl MountedVault {
         self.at.join("v")
     }
 
+    fn key(&self) -> PathBuf {
+        self.at.join("v.key")
+    }
+
     /// Replays all of it into `target`, and gives the image.
     ///
     /// # Panics
@@ -303,7 +317,7 @@ impl MountedVault {
         let target_text = target.display().to_string();
         let args = ["process", "--vault", &url, "--target", &target_text, "--gap-patience", "1s", "--once"];
         let mut process = bin::farshore(args);
-        process.env("FARSHORE_VAULT_KEY_FILE", self.at.join("v.key"));
+        process.env("FARSHORE_VAULT_KEY_FILE", self.key());
         let _ = run("farshore process --once", process, WAIT_MAX).good();
         std::fs::read(target.join(GROUP).join("vda.raw")).expect("replay made an image")
     }
