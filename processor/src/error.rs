@@ -167,6 +167,16 @@ pub enum GroupError {
         /// The successor.
         next: Epoch,
     },
+    /// The log ends before what was there once.
+    #[error(
+        "the vault has gone back in time at {at}: {what}. Put back what was there; if the vault was restored from a copy, ask the source for everything again: farshore resync GROUP --full"
+    )]
+    WentBack {
+        /// The key where it shows.
+        at: String,
+        /// What is gone.
+        what: String,
+    },
     /// What the vault says must not be done to this target; the text says why and what to do.
     #[error("{at} is refused: {what}")]
     Refused {
@@ -202,6 +212,7 @@ impl GroupError {
             Self::Damaged { at, .. }
             | Self::Gap { at, .. }
             | Self::Unsealed { at, .. }
+            | Self::WentBack { at, .. }
             | Self::Refused { at, .. }
             | Self::Full { at, .. } => at.clone(),
             Self::Target(e) => e.path().display().to_string(),
@@ -229,6 +240,7 @@ impl GroupError {
             Self::Damaged { .. }
             | Self::Gap { .. }
             | Self::Unsealed { .. }
+            | Self::WentBack { .. }
             | Self::Refused { .. }
             | Self::Full { .. }
             | Self::Target(_) => false,
@@ -239,7 +251,11 @@ impl GroupError {
     #[must_use]
     pub fn is_in_the_log(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::Gap { .. } | Self::Unsealed { .. } | Self::Refused { .. } => true,
+            Self::Damaged { .. }
+            | Self::Gap { .. }
+            | Self::Unsealed { .. }
+            | Self::WentBack { .. }
+            | Self::Refused { .. } => true,
             Self::Vault(e) => matches!(e, VaultError::Damaged { .. }),
             Self::Full { .. } | Self::Target(_) => false,
         }

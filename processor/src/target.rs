@@ -98,6 +98,12 @@ impl GroupDir {
         self.root.join("status.json")
     }
 
+    /// `seen.json`: how far the vault was seen to hold the log.
+    #[must_use]
+    pub fn seen(&self) -> PathBuf {
+        self.root.join("seen.json")
+    }
+
     /// `verify.json`: what was compared with the source, see [`crate::compare`].
     #[must_use]
     pub fn comparison(&self) -> PathBuf {

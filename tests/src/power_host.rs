@@ -307,6 +307,14 @@ impl MountedVault {
         self.at.join("v.key")
     }
 
+    /// `farshore` with these arguments and the vault's key.
+    #[must_use]
+    pub fn farshore(&self, args: &[&str]) -> Command {
+        let mut command = bin::farshore(args);
+        command.env("FARSHORE_VAULT_KEY_FILE", self.key());
+        command
+    }
+
     /// Replays all of it into `target`, and gives the image.
     ///
     /// # Panics
@@ -316,9 +324,7 @@ impl MountedVault {
         let url = format!("file://{}", self.folder().display());
         let target_text = target.display().to_string();
         let args = ["process", "--vault", &url, "--target", &target_text, "--gap-patience", "1s", "--once"];
-        let mut process = bin::farshore(args);
-        process.env("FARSHORE_VAULT_KEY_FILE", self.key());
-        let _ = run("farshore process --once", process, WAIT_MAX).good();
+        let _ = run("farshore process --once", self.farshore(&args), WAIT_MAX).good();
         std::fs::read(target.join(GROUP).join("vda.raw")).expect("replay made an image")
     }
 }

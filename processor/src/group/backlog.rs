@@ -48,6 +48,9 @@ impl GroupTask {
         };
         let vault = self.fetcher.vault().clone();
         let waiting = self.fetcher.block_on(waiting(&vault, &position))?;
+        if let Some(newest) = waiting.newest {
+            self.history.saw(newest)?;
+        }
         let Some(oldest) = waiting.oldest else { return Ok(None) };
         let created = self.fetcher.block_on(self.pruner.created(oldest.0, oldest.1))?;
         let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
@@ -78,6 +81,8 @@ pub struct Waiting {
     pub bytes: u64,
     /// The first of them.
     pub oldest: Option<(Epoch, SegmentNo)>,
+    /// The last of them.
+    pub newest: Option<(Epoch, SegmentNo)>,
 }
 
 /// Lists what `position` has not got, through all later epochs.
@@ -91,6 +96,7 @@ pub async fn waiting(vault: &GroupVault, position: &ReplayPosition) -> Result<Wa
         let listed = vault.list_segments(epoch, number.next()).await?;
         if let Some((last, _)) = listed.last() {
             number = *last;
+            waiting.newest = Some((epoch, number));
             waiting.oldest = waiting.oldest.or(listed.first().map(|(first, _)| (epoch, *first)));
             waiting.segments += listed.len() as u64;
             waiting.bytes += listed.iter().map(|(_, bytes)| bytes).sum::<u64>();

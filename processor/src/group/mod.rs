@@ -6,12 +6,14 @@
 //! - [`mod@self`]: the turns
 //! - `way_out`: from an epoch whose log cannot be followed into a later one that copies everything again
 //! - [`backlog`]: how much is not replayed yet
+//! - [`history`]: how far the vault was seen to hold the log
 //! - `hashing`: the hashes of the images, at the beginning of a resync
 //! - `upkeep`: retention
 //! - `report`: what the group says of itself
 
 pub mod backlog;
 mod hashing;
+mod history;
 mod report;
 mod upkeep;
 mod way_out;
@@ -44,6 +46,7 @@ use crate::stop::Stop;
 use crate::target::GroupDir;
 use crate::undo::scrub::Scrub;
 use crate::vault_retention::LogPruner;
+use history::{Gone, History, look_ahead};
 
 /// Longest turn: then other groups come first.
 const TURN_MAX: Duration = Duration::from_secs(5);
@@ -81,6 +84,7 @@ pub struct GroupTask {
     /// There is a target: one that is not found is gone, and not to be made.
     was_open: bool,
     gap: GapWatch,
+    history: History,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
     stopped: Option<Stopped>,
@@ -109,6 +113,7 @@ impl GroupTask {
     pub fn new(group: GroupName, vault: VaultName, config: ProcessorConfig, fetcher: Fetcher) -> Self {
         let pruner = LogPruner::new(fetcher.vault().clone());
         Self {
+            history: History::new(&GroupDir::new(&config.target_dir, &group)),
             dir: GroupDir::new(&config.target_dir, &group),
             gap: GapWatch::new(config.gap_patience),
             group,
@@ -191,8 +196,18 @@ impl GroupTask {
             None => (FIRST_EPOCH, SegmentNo(0)),
         };
         let vault = self.fetcher.vault().clone();
+        let Some((newest, _)) = self.fetcher.block_on(vault.newest_epoch(here.0))? else {
+            return if self.replay.is_some() { Err(self.went_back(here, Gone::Epoch(here.0))) } else { Ok(()) };
+        };
+        if here.1 > SegmentNo(0) {
+            // What comes after the position may be beyond the goal, and would not be asked for.
+            let seen = self.history.seen()?;
+            let ahead = self.fetcher.block_on(look_ahead(&vault, (here.0, here.1.next()), seen))?;
+            if let Some(gone) = ahead.gone {
+                return Err(self.went_back(here, gone));
+            }
+        }
         self.goal = self.fetcher.block_on(async {
-            let Some((newest, _)) = vault.newest_epoch(here.0).await? else { return Ok(None) };
             let mut goal = (newest.epoch, if newest.epoch == here.0 { here.1 } else { SegmentNo(0) });
             // A listing has a limit, so it is asked until nothing comes after.
             while let Some((last, _)) = vault.list_segments(newest.epoch, goal.1.next()).await?.pop() {
@@ -389,12 +404,17 @@ impl GroupTask {
     }
 
     /// What lies after the missing segment `number` of `epoch`.
-    fn later(&self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
+    fn later(&mut self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
         let vault = self.fetcher.vault().clone();
+        let seen = self.history.seen()?;
+        let ahead = self.fetcher.block_on(look_ahead(&vault, (epoch, number), seen))?;
+        if let Some(gone) = ahead.gone {
+            return Err(self.went_back((epoch, number), gone));
+        }
         self.fetcher.block_on(async {
-            if let Some((first, _)) = vault.list_segments(epoch, number).await?.first() {
+            if let Some(first) = ahead.first {
                 // It may have come between the get and the listing.
-                return Ok((*first != number).then_some(Later::Segment(*first)));
+                return Ok((first != number).then_some(Later::Segment(first)));
             }
             // A successor writes only once it has sealed its parent.
             let next = epoch.next();
@@ -403,6 +423,10 @@ impl GroupTask {
                 && vault.get_segment(epoch, number).await?.is_none();
             Ok(written.then_some(Later::Successor(next)))
         })
+    }
+
+    fn went_back(&self, at: (Epoch, SegmentNo), gone: Gone) -> GroupError {
+        GroupError::WentBack { at: self.key(at.0, at.1), what: gone.to_string() }
     }
 
     fn key(&self, epoch: Epoch, number: SegmentNo) -> String {

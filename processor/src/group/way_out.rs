@@ -50,7 +50,9 @@ impl GroupTask {
         if left.is_err() {
             self.replay = None;
         }
-        left.map(|()| Turn::More)
+        left?;
+        self.history.forget()?;
+        Ok(Turn::More)
     }
 
     /// The first epoch after `from` that copies everything again. An epoch object on the way that cannot be read is passed.

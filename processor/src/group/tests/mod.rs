@@ -18,6 +18,7 @@ use crate::status::GroupState;
 use crate::testing::{Rng, SECTORS, Source, at, images};
 use crate::undo::files;
 
+mod back_in_time;
 mod backlog;
 mod clocks;
 mod comeback;
