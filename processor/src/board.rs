@@ -225,12 +225,16 @@ mod tests {
         let (board, stop) = (Board::new(), Stop::new());
         board.add(clock::mono(), 0);
         let panicked = std::thread::scope(|scope| {
-            let first = scope.spawn(|| {
-                let _taken = board.take(&stop, true);
+            let (took, taken) = std::sync::mpsc::channel();
+            let (board, stop) = (&board, &stop);
+            let first = scope.spawn(move || {
+                let _taken = board.take(stop, true);
+                took.send(()).unwrap();
                 clock::sleep(Duration::from_millis(50));
                 panic!("as a job may");
             });
-            let second = scope.spawn(|| board.take(&stop, true).is_none());
+            taken.recv().unwrap();
+            let second = scope.spawn(move || board.take(stop, true).is_none());
             assert!(second.join().unwrap());
             first.join().is_err()
         });

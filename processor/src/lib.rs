@@ -32,6 +32,7 @@ pub mod apply;
 pub mod batch;
 mod board;
 pub mod chain;
+pub mod claims;
 pub mod comeback;
 pub mod compare;
 pub mod error;

@@ -15,8 +15,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::board::Board;
+use crate::claims::{ASK_EVERY, Claimant, LOOK_EVERY, Owner};
 use crate::comeback::Backoff;
-use crate::error::{ProcessorError, TargetError};
+use crate::error::{GroupError, ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
 use crate::group::{GroupOutcome, GroupTask, Turn, backlog};
@@ -67,6 +68,8 @@ pub struct ProcessorConfig {
     pub backlog_alarm_bytes: u64,
     /// A resync of fewer bytes is not worth hashing the images.
     pub hashes_from_bytes: u64,
+    /// Groups that are followed, at most; other processors follow the others.
+    pub max_groups: usize,
 }
 
 impl ProcessorConfig {
@@ -85,6 +88,7 @@ impl ProcessorConfig {
             hash_unit_bytes: hashes::UNIT_BYTES,
             backlog_alarm_bytes: backlog::ALARM_BYTES,
             hashes_from_bytes: hashes::PUBLISH_FROM_BYTES,
+            max_groups: GROUPS_MAX,
         }
     }
 }
@@ -97,6 +101,7 @@ pub struct Processor {
     io: IoThread,
     permits: Arc<Semaphore>,
     pool: Arc<PressPool>,
+    claimant: Arc<Claimant>,
 }
 
 impl Processor {
@@ -124,7 +129,9 @@ impl Processor {
         crashsafe::create_dir_all(target).map_err(TargetError::io("create", target))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = PressPool::start(cores.min(COMPRESS_THREADS_MAX)).map_err(ProcessorError::Thread)?;
-        Ok(Self { config, vault, io, permits: Arc::new(Semaphore::new(FETCHED_MAX)), pool: Arc::new(pool) })
+        let claimant = Arc::new(Claimant::open(target, config.max_groups)?);
+        let permits = Arc::new(Semaphore::new(FETCHED_MAX));
+        Ok(Self { config, vault, io, permits, pool: Arc::new(pool), claimant })
     }
 
     /// The vault that is followed.
@@ -152,7 +159,7 @@ impl Processor {
 
     /// As [`Processor::run_once`] for one group, which a failover catches up; `stop` ends it early.
     pub fn run_once_for(&self, group: &GroupName, stop: &Stop) -> Option<GroupOutcome> {
-        self.work(stop, Mode::Once(vec![group.clone()])).pop()
+        self.work(stop, Mode::One(group.clone())).pop()
     }
 
     fn groups(&self) -> Result<Vec<GroupName>, ProcessorError> {
@@ -167,18 +174,19 @@ impl Processor {
             VaultIo::Elsewhere(self.io.handle.clone()),
             Arc::clone(&self.permits),
         );
-        GroupTask::new(group, vault, self.config.clone(), fetcher).with_pool(Arc::clone(&self.pool))
+        GroupTask::new(group, vault, self.config.clone(), fetcher).with_pool(Arc::clone(&self.pool)).with_claimant(Arc::clone(&self.claimant))
     }
 
     fn work(&self, stop: &Stop, mode: Mode) -> Vec<GroupOutcome> {
         let now = clock::mono();
+        let start = |group| Job::Start(Box::new(self.task(group)));
+        let only = matches!(mode, Mode::One(_));
         let (once, first) = match mode {
             Mode::Follow => (false, vec![Job::Discover]),
-            Mode::Once(groups) => {
-                (true, groups.into_iter().map(|group| Job::Start(Box::new(self.task(group)))).collect())
-            }
+            Mode::Once(groups) => (true, groups.into_iter().map(start).collect()),
+            Mode::One(group) => (true, vec![start(group)]),
         };
-        let work = Work { board: Board::new(), known: Mutex::default(), outcomes: Mutex::default(), begun: now };
+        let work = Work { board: Board::new(), known: Mutex::default(), outcomes: Mutex::default(), begun: now, only };
         first.into_iter().for_each(|job| work.board.add(now, job));
         std::thread::scope(|scope| {
             for _ in 0..WORKERS_MAX {
@@ -201,15 +209,8 @@ impl Processor {
             let Some(job) = taken.job() else { continue };
             let next = match job {
                 Job::Discover => self.discover(work),
-                // A turn knows ways out of what keeps a target from being opened.
-                Job::Start(mut task) => match task.set_goal().or_else(|_| task.turn_then_set_goal(stop)) {
-                    Ok(()) => Some((clock::mono(), Job::Turn(task))),
-                    Err(e) => {
-                        task.stop(e);
-                        work.finish(task.outcome());
-                        None
-                    }
-                },
+                Job::Start(task) => start(task, work, stop),
+                Job::Claim(task, asked) => claim(task, asked),
                 Job::Turn(task) => self.turn(task, work, stop, once),
             };
             if let Some((at, job)) = next {
@@ -219,6 +220,11 @@ impl Processor {
     }
 
     fn turn(&self, mut task: Box<GroupTask>, work: &Work, stop: &Stop, once: bool) -> Option<(Instant, Job)> {
+        if task.is_to_go() {
+            tracing::info!(group = %task.group(), "the group is let go, as somebody asked");
+            task.let_go();
+            return Some((clock::mono() + LOOK_EVERY, Job::Claim(task, Some(clock::mono()))));
+        }
         let turn = task.turn(stop);
         let wait = match turn {
             Turn::More => Duration::ZERO,
@@ -241,8 +247,7 @@ impl Processor {
             Ok(groups) => {
                 for group in groups {
                     if work.is_new(&group) {
-                        tracing::info!(%group, "following the group");
-                        work.board.add(now, Job::Turn(Box::new(self.task(group))));
+                        work.board.add(now, Job::Claim(Box::new(self.task(group)), None));
                     }
                 }
             }
@@ -254,15 +259,66 @@ impl Processor {
     }
 }
 
+/// Looks how far the vault is, once the group is this target's.
+fn start(mut task: Box<GroupTask>, work: &Work, stop: &Stop) -> Option<(Instant, Job)> {
+    let begun = match task.claim() {
+        Ok(Owner::Ours) => task.set_goal().or_else(|_| task.turn_then_set_goal(stop)),
+        // Of all groups those of others are not missed.
+        Ok(_) if !work.only => return None,
+        Ok(owner) => {
+            let at = format!("groups/{}/claims", task.group());
+            Err(GroupError::Refused { at, what: owner.to_string() })
+        }
+        Err(e) => Err(e),
+    };
+    match begun {
+        Ok(()) => Some((clock::mono(), Job::Turn(task))),
+        // A turn knows ways out of what keeps a target from being opened.
+        Err(e) => {
+            task.stop(e);
+            work.finish(task.outcome());
+            None
+        }
+    }
+}
+
+/// Whether the group is this target's. The vault was asked last at `asked`.
+fn claim(task: Box<GroupTask>, asked: Option<Instant>) -> Option<(Instant, Job)> {
+    let now = clock::mono();
+    let due = asked.is_none_or(|asked| now - asked >= ASK_EVERY);
+    if !due && !task.was_adopted() {
+        return Some((now + LOOK_EVERY, Job::Claim(task, asked)));
+    }
+    match task.claim() {
+        Ok(Owner::Ours) => {
+            tracing::info!(group = %task.group(), "following the group");
+            Some((now, Job::Turn(task)))
+        }
+        Ok(owner) => {
+            tracing::info!(group = %task.group(), %owner, "the group is not followed here");
+            Some((now + LOOK_EVERY, Job::Claim(task, Some(now))))
+        }
+        Err(e) => {
+            tracing::warn!(group = %task.group(), error = %e.full_text(), "whose the group is cannot be found out, trying again");
+            Some((now + VAULT_AWAY_WAIT, Job::Claim(task, None)))
+        }
+    }
+}
+
 enum Mode {
     Follow,
+    /// All of these that are this target's.
     Once(Vec<GroupName>),
+    /// This one, which must be.
+    One(GroupName),
 }
 
 /// Something for a worker to do.
 enum Job {
     /// Look for new groups.
     Discover,
+    /// See whether a group is this target's; when the vault was asked last.
+    Claim(Box<GroupTask>, Option<Instant>),
     /// Look how far the vault is, then go.
     Start(Box<GroupTask>),
     /// Let a group work.
@@ -275,6 +331,8 @@ struct Work {
     known: Mutex<BTreeSet<GroupName>>,
     outcomes: Mutex<Vec<GroupOutcome>>,
     begun: Instant,
+    /// There is one group that matters.
+    only: bool,
 }
 
 impl Work {

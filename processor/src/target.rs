@@ -98,6 +98,18 @@ impl GroupDir {
         self.root.join("status.json")
     }
 
+    /// `release`: there while somebody wants the group to be let go (`farshore release`).
+    #[must_use]
+    pub fn release_wish(&self) -> PathBuf {
+        self.root.join("release")
+    }
+
+    /// `adopted`: there until the processor has noticed that the group is this target's now (`farshore adopt`).
+    #[must_use]
+    pub fn adopted(&self) -> PathBuf {
+        self.root.join("adopted")
+    }
+
     /// `seen.json`: how far the vault was seen to hold the log.
     #[must_use]
     pub fn seen(&self) -> PathBuf {

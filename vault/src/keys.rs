@@ -34,6 +34,8 @@ pub enum Key {
     HashPlan(GroupName, Epoch),
     /// A chunk of those hashes: of a disk, chunk 0, 1, 2 …
     HashChunk(GroupName, Epoch, DiskIndex, u32),
+    /// Which target follows the group: claim 1, 2, 3 …
+    Claim(GroupName, u64),
     /// A segment of kind log, or a seal.
     Segment(GroupName, Epoch, SegmentNo),
 }
@@ -56,6 +58,7 @@ impl fmt::Display for Key {
                     "{GROUPS}/{group}/to-source/hashes/{epoch:0EPOCH_DIGITS$}/{disk:0DISK_DIGITS$}-{chunk:0CHUNK_DIGITS$}"
                 )
             }
+            Self::Claim(group, n) => write!(f, "{GROUPS}/{group}/claims/{n:0NUMBER_DIGITS$}.json"),
             Self::Segment(group, epoch, number) => {
                 write!(f, "{GROUPS}/{group}/log/{epoch:0EPOCH_DIGITS$}/{number:0NUMBER_DIGITS$}")
             }
@@ -93,6 +96,10 @@ impl Key {
                 let disk = DiskIndex(plain(disk, DISK_DIGITS)?.try_into().ok()?);
                 let chunk = plain(chunk, CHUNK_DIGITS)?.try_into().ok()?;
                 Some(Self::HashChunk(GroupName::new(group).ok()?, Epoch(digits(epoch, EPOCH_DIGITS)?), disk, chunk))
+            }
+            [GROUPS, group, "claims", file] => {
+                let n = digits(file.strip_suffix(".json")?, NUMBER_DIGITS)?;
+                Some(Self::Claim(GroupName::new(group).ok()?, n))
             }
             [GROUPS, group, "log", epoch, number] => {
                 let (epoch, number) = (digits(epoch, EPOCH_DIGITS)?, digits(number, NUMBER_DIGITS)?);
@@ -162,6 +169,7 @@ mod tests {
             any::<[u8; 16]>().prop_map(|nonce| Key::Probe(Nonce(nonce))),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::Epoch(g, e)),
             (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Request(g, n)),
+            (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Claim(g, n)),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::HashPlan(g, e)),
             (group(), epoch.clone(), any::<u16>(), any::<u32>()).prop_map(|(g, e, d, c)| Key::HashChunk(
                 g,

@@ -5,6 +5,7 @@
 //! - [`vault`]: [`Vault`], made by `init` and `open`
 //! - [`group`]: [`GroupVault`], one group's segments and requests
 //! - `hashes`: the hashes of the target's images, for a resync
+//! - `claims`: which target follows a group
 //! - [`epoch`]: opening an epoch, reading the line of epochs
 //! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
@@ -17,6 +18,7 @@
 //! - [`count`]: a store that counts what is asked of it
 //! - [`error`]: what can go wrong and what to do then
 
+mod claims;
 mod cloud;
 mod condition;
 pub mod count;
@@ -35,6 +37,7 @@ pub mod store;
 mod url;
 pub mod vault;
 
+pub use claims::Claim;
 pub use cloud::Variables;
 pub use count::{CountingStore, Requests};
 pub use crypt::{Access, DataKey, Encryption, Fingerprint, KeyError, KeyRing, KeySource, SourceKey, VaultKey};

@@ -24,8 +24,8 @@ pub use upkeep::LOG_RETENTION_EVERY;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
+use farshore_changelog::{clock, crashsafe};
 use farshore_changelog::segment::{PressPool, Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
 use farshore_vault::keys::Key;
@@ -33,6 +33,7 @@ use farshore_vault::keys::Key;
 use crate::apply::apply;
 use crate::batch;
 use crate::chain::{self, Expected, Next};
+use crate::claims::{Claimant, Owner};
 use crate::comeback::Stopped;
 use crate::error::{GroupError, TargetError};
 use crate::fetch::{Asked, Fetched, Fetcher};
@@ -85,6 +86,8 @@ pub struct GroupTask {
     was_open: bool,
     gap: GapWatch,
     history: History,
+    /// Whose the group is; `None` where there is nobody else.
+    claimant: Option<Arc<Claimant>>,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
     stopped: Option<Stopped>,
@@ -114,6 +117,7 @@ impl GroupTask {
         let pruner = LogPruner::new(fetcher.vault().clone());
         Self {
             history: History::new(&GroupDir::new(&config.target_dir, &group)),
+            claimant: None,
             dir: GroupDir::new(&config.target_dir, &group),
             gap: GapWatch::new(config.gap_patience),
             group,
@@ -147,6 +151,45 @@ impl GroupTask {
     #[must_use]
     pub fn with_pool(self, pool: Arc<PressPool>) -> Self {
         Self { pool: Some(pool), ..self }
+    }
+
+    /// Follows the group only as long as it is this target's.
+    #[must_use]
+    pub fn with_claimant(self, claimant: Arc<Claimant>) -> Self {
+        Self { claimant: Some(claimant), ..self }
+    }
+
+    /// Whose the group is; takes it when nobody ever followed it and there is room.
+    ///
+    /// # Errors
+    /// Those of the vault.
+    pub fn claim(&self) -> Result<Owner, GroupError> {
+        let Some(claimant) = &self.claimant else { return Ok(Owner::Ours) };
+        let owner = self.fetcher.block_on(claimant.claim(self.fetcher.vault()))?;
+        Ok(owner)
+    }
+
+    /// Whether somebody wants the group to be let go.
+    #[must_use]
+    pub fn is_to_go(&self) -> bool {
+        self.claimant.is_some() && self.dir.release_wish().exists()
+    }
+
+    /// Whether somebody has adopted the group for this target since this was asked last.
+    #[must_use]
+    pub fn was_adopted(&self) -> bool {
+        let note = self.dir.adopted();
+        // Where it cannot be removed it is asked for again and again, which costs requests and nothing else.
+        note.exists() && crashsafe::remove(&note).is_ok()
+    }
+
+    /// Closes the target, so that another process can have it.
+    pub fn let_go(&mut self) {
+        self.replay = None;
+        self.fetcher.clear();
+        if let Some(claimant) = &self.claimant {
+            claimant.let_go(&self.group);
+        }
     }
 
     /// The group.

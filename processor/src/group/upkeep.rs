@@ -6,6 +6,7 @@ use farshore_changelog::clock;
 use farshore_changelog::units::UnixMicros;
 
 use super::GroupTask;
+use crate::claims::Owner;
 use crate::error::GroupError;
 use crate::processor::ProcessorConfig;
 use crate::retention::{Policy, prune_target};
@@ -48,6 +49,14 @@ impl GroupTask {
         self.last_retention = Some(now);
         self.retained = replay.points().len();
         if self.log_pruned.is_none_or(|last| now - last >= LOG_RETENTION_EVERY) {
+            // Nobody prunes for another's points. A target that was asleep while its group was given to another learns of it here at the latest.
+            if let Some(claimant) = &self.claimant {
+                let owner = self.fetcher.block_on(claimant.claim(self.fetcher.vault()))?;
+                if !matches!(owner, Owner::Ours | Owner::Leaving) {
+                    let at = format!("groups/{}/claims", self.group);
+                    return Err(GroupError::Refused { at, what: owner.to_string() });
+                }
+            }
             let current = (replay.position().epoch, replay.position().number);
             let retention = u64::try_from(self.config.retention.as_micros()).unwrap_or(u64::MAX);
             // Neither a dead source's clock nor a target's that jumped makes a young segment old.

@@ -8,6 +8,13 @@ use farshore_vault::{HashPlan, Reason};
 use super::*;
 use crate::position::HashesDue;
 
+/// The target in `folder` is the one that follows the group from now on.
+fn takes_over(site: &Site, folder: &std::path::Path) {
+    let claimant = crate::claims::Claimant::open(folder, 9).unwrap();
+    let group = site.vault.group(&GroupName::new("web01").unwrap());
+    assert_eq!(site.runtime.block_on(claimant.adopt(&group, true)).unwrap(), crate::claims::Owner::Ours);
+}
+
 /// A target beside the site's own.
 struct Other(tempfile::TempDir);
 
@@ -17,6 +24,7 @@ impl Other {
     }
 
     fn once(&self, site: &Site) -> GroupOutcome {
+        takes_over(site, self.0.path());
         let config = ProcessorConfig { target_dir: self.0.path().to_path_buf(), ..config(site) };
         Processor::open_vault(config, site.vault.clone()).unwrap().run_once().unwrap().pop().unwrap()
     }
@@ -163,6 +171,7 @@ fn a_resync_that_was_shortened_for_another_targets_images_stops_this_one_and_the
     let empty = vec![0; (SECTORS * 512) as usize];
     assert_eq!(published(&site, &source), [Hash::of(&empty), Hash::of(&empty)]);
     // Now it is the first target that has other images, and does not take part.
+    takes_over(&site, site.folder.path());
     let outcome = once(&site);
     assert!(!outcome.is_good(), "{outcome:?}");
     for disk in 0..2 {
