@@ -37,6 +37,10 @@ pub enum Verb {
     Ship(verbs::ship::Args),
     /// Replay every group of a vault onto target images and keep recovery points (target site).
     Process(verbs::process::Args),
+    /// Give a group up at this target, so that another can follow it.
+    Release(verbs::claims::ReleaseArgs),
+    /// Have this target follow a group that was released, or whose target is lost.
+    Adopt(verbs::claims::AdoptArgs),
     /// Show the state, position, lag and points of each group.
     Status(verbs::status::Args),
     /// List the recovery points of a group.

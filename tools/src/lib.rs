@@ -38,6 +38,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => verbs::run::run(&args, out),
         Verb::Ship(args) => verbs::ship::run(&args),
         Verb::Process(args) => verbs::process::run(&args, out),
+        Verb::Release(args) => verbs::claims::release(&args, out),
+        Verb::Adopt(args) => verbs::claims::adopt(&args, out),
         Verb::Status(args) => verbs::status::run(&args, out),
         Verb::Points(args) => verbs::points::run(&args, out),
         Verb::Mark(args) => verbs::mark::run(&args, out),

@@ -1,6 +1,7 @@
 //! One verb a file: its arguments, what it does by calling the stages, and what it prints.
 
 pub mod attach;
+pub mod claims;
 pub mod demo;
 pub mod enable;
 pub mod export;

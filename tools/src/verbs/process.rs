@@ -8,7 +8,7 @@ use farshore_changelog::hashes::check_unit_bytes;
 use farshore_processor::gap::GAP_PATIENCE;
 use farshore_processor::group::backlog::ALARM_BYTES;
 use farshore_processor::hashes::UNIT_BYTES;
-use farshore_processor::processor::{POINT_INTERVAL, POLL};
+use farshore_processor::processor::{GROUPS_MAX, POINT_INTERVAL, POLL};
 use farshore_processor::retention::{MAX_AGE, MAX_POINTS};
 use farshore_processor::stop::Stop;
 use farshore_processor::{Processor, ProcessorConfig};
@@ -37,6 +37,9 @@ pub struct Args {
     /// Catch up with what the vault holds now, then stop.
     #[arg(long)]
     once: bool,
+    /// Groups to follow at most. Several processors, each with a target of its own, share the groups of a vault.
+    #[arg(long, default_value_t = GROUPS_MAX)]
+    max_groups: usize,
     /// Time between periodic recovery points [default: 5min].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     point_interval: Option<Duration>,
@@ -85,6 +88,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
         gap_patience: args.gap_patience.unwrap_or(GAP_PATIENCE),
         backlog_alarm_bytes: args.backlog_alarm.as_u64(),
         hash_unit_bytes: u32::try_from(args.hash_unit.as_u64()).unwrap_or(u32::MAX),
+        max_groups: args.max_groups,
         ..ProcessorConfig::new(args.vault.clone(), args.target.clone())
     };
     ensure!(config.point_interval >= POINT_INTERVAL_MIN, "--point-interval must be {POINT_INTERVAL_MIN:?} or more");
@@ -137,7 +141,7 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
 
 fn text(all: &[Outcome]) -> String {
     if all.is_empty() {
-        return "the vault holds no group".to_owned();
+        return "the vault holds no group that this target follows".to_owned();
     }
     let line = |o: &Outcome| {
         let at = o.position.as_deref().unwrap_or("nothing replayed");
