@@ -166,8 +166,22 @@ mod tests {
         }
         assert_eq!(Rate::parse("8 Mbit/s").unwrap().bytes_per_second(), 1e6);
         for text in [
-            "200", "200 mbit/s", "200 MBit/s", "200 MB/s", "200 Mbps", "1.5 Mbit/s", "-5 Mbit/s", "+5 Mbit/s", "Mbit/s", "",
-            " 5 Mbit/s", "5 Mbit/s ", "0 bit/s", "63 kbit/s", "1001 Gbit/s", "99999999999999999999 Gbit/s",
+            "200",
+            "200 mbit/s",
+            "200 MBit/s",
+            "200 MB/s",
+            "200 Mbps",
+            "1.5 Mbit/s",
+            "-5 Mbit/s",
+            "+5 Mbit/s",
+            "Mbit/s",
+            "",
+            " 5 Mbit/s",
+            "5 Mbit/s ",
+            "0 bit/s",
+            "63 kbit/s",
+            "1001 Gbit/s",
+            "99999999999999999999 Gbit/s",
         ] {
             assert!(Rate::parse(text).is_err(), "{text:?}");
         }
@@ -220,7 +234,8 @@ mod tests {
         refused(&[("22:00-06:00", "1 Mbit/s"), ("23:00-02:00", "2 Mbit/s")], "overlap");
         refused(&[("10:00-11:00", "1 Mbit/s"), ("09:00-12:00", "2 Mbit/s")], "overlap");
         refused(&[("08:00-08:00", "1 Mbit/s")], "begins when it ends");
-        for bad in ["8:00-18:00", "08:00", "08:00-25:00", "08:60-09:00", "08:00–18:00", "24:01-08:00", "-1:00-08:00"] {
+        for bad in ["8:00-18:00", "08:00", "08:00-25:00", "08:60-09:00", "08:00–18:00", "24:01-08:00", "-1:00-08:00"]
+        {
             refused(&[(bad, "1 Mbit/s")], "hours of the day");
         }
         refused(&[("08:00-18:00", "fast")], "fast");

@@ -92,11 +92,15 @@ mod tests {
     #[test]
     fn another_pace_counts_at_once() {
         let (start, mut pacer) = (clock::mono(), Pacer::new(clock::mono()));
-        pacer.wait(start, rate("8 kbit/s"));
-        pacer.spend(100_000);
-        assert_eq!(pacer.wait(start, rate("8 kbit/s")).as_secs(), 100);
-        assert_eq!(pacer.wait(start, rate("80 kbit/s")).as_secs(), 10);
+        pacer.wait(start, rate("80 kbit/s"));
+        pacer.spend(1_000_000);
+        assert_eq!(pacer.wait(start, rate("80 kbit/s")).as_secs(), 100);
+        assert_eq!(pacer.wait(start, rate("800 kbit/s")).as_secs(), 10);
         assert_eq!(pacer.wait(start, None), Duration::ZERO);
-        assert_eq!(pacer.wait(start, rate("8 kbit/s")), Duration::ZERO, "what went without a limit is not paid for later");
+        assert_eq!(
+            pacer.wait(start, rate("80 kbit/s")),
+            Duration::ZERO,
+            "what went without a limit is not paid for later"
+        );
     }
 }
