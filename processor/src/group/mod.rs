@@ -26,6 +26,7 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
 use farshore_changelog::segment::{PressPool, Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
+use farshore_vault::PUT_AHEAD_MAX;
 use farshore_vault::keys::Key;
 
 use crate::apply::apply;
@@ -81,6 +82,8 @@ pub struct GroupTask {
     /// There is a target: one that is not found is gone, and not to be made.
     was_open: bool,
     gap: GapWatch,
+    /// The segment that the source has not put, while later ones are there.
+    hole: Option<SegmentNo>,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
     stopped: Option<Stopped>,
@@ -111,6 +114,7 @@ impl GroupTask {
         Self {
             dir: GroupDir::new(&config.target_dir, &group),
             gap: GapWatch::new(config.gap_patience),
+            hole: None,
             group,
             vault,
             config,
@@ -327,6 +331,7 @@ impl GroupTask {
             Next::Log => self.apply(&key, &segment)?,
             Next::Seal => self.turn_epoch(&key, head)?,
         }
+        self.hole = None;
         self.goes_on();
         self.report_turn();
         Ok(())
@@ -378,10 +383,16 @@ impl GroupTask {
             return Ok(Turn::CaughtUp);
         }
         let later = self.later(epoch, number)?;
+        self.hole = None;
         match self.gap.saw(epoch, number, later, clock::mono()) {
             Seen::Nothing => Ok(Turn::CaughtUp),
+            Seen::Hole(ahead) => {
+                self.hole = Some(number);
+                tracing::debug!(group = %self.group, %epoch, missing = %number, %ahead, "the source has not put it yet");
+                Ok(Turn::CaughtUp)
+            }
             Seen::Later => Ok(Turn::MaybeGap),
-            Seen::Gap(Later::Segment(later)) => {
+            Seen::Gap(Later::Segment(later) | Later::Ahead(later)) => {
                 Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later })
             }
             Seen::Gap(Later::Successor(next)) => Err(GroupError::Unsealed { at: self.key(epoch, number), epoch, next }),
@@ -389,19 +400,32 @@ impl GroupTask {
     }
 
     /// What lies after the missing segment `number` of `epoch`.
-    fn later(&self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
+    fn later(&mut self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
         let vault = self.fetcher.vault().clone();
+        // Sealed, or to be come to: nobody fills it any more, or somebody has seen it there.
+        let due = self.goal.is_some_and(|goal| (epoch, number) <= goal);
+        let pruner = &mut self.pruner;
         self.fetcher.block_on(async {
-            if let Some((first, _)) = vault.list_segments(epoch, number).await?.first() {
-                // It may have come between the get and the listing.
-                return Ok((*first != number).then_some(Later::Segment(*first)));
-            }
-            // A successor writes only once it has sealed its parent.
+            let listed = vault.list_segments(epoch, number).await?;
             let next = epoch.next();
-            let written = vault.get_epoch(next).await?.is_some()
-                && !vault.list_segments(next, SegmentNo(1)).await?.is_empty()
-                && vault.get_segment(epoch, number).await?.is_none();
-            Ok(written.then_some(Later::Successor(next)))
+            let written = async || {
+                // A successor writes only once it has sealed its parent.
+                let opened = vault.get_epoch(next).await?.is_some();
+                Ok::<_, GroupError>(opened && !vault.list_segments(next, SegmentNo(1)).await?.is_empty())
+            };
+            let (Some((first, _)), Some((last, _))) = (listed.first(), listed.last()) else {
+                let sealed = written().await? && vault.get_segment(epoch, number).await?.is_none();
+                return Ok(sealed.then_some(Later::Successor(next)));
+            };
+            if *first == number {
+                return Ok(None); // it has come between the get and the listing
+            }
+            let numbers: Vec<_> = listed.iter().map(|(number, _)| *number).collect();
+            let was_there = due
+                || last.0 >= number.0 + PUT_AHEAD_MAX
+                || pruner.watermark(epoch, &numbers).await? >= number
+                || written().await?;
+            Ok(Some(if was_there { Later::Segment(*first) } else { Later::Ahead(*first) }))
         })
     }
 
