@@ -7,6 +7,7 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{DiskIndex, DiskName, Seq};
 use farshore_changelog::op::{Op, RecordFlags};
 use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Producer, Ring, RingSpec, boot_id};
+use farshore_shipper::bandwidth::Bandwidth;
 use farshore_shipper::{Compression, Filler, Shipper, ShipperConfig, SourceEpoch, SourceState};
 use farshore_vault::Vault;
 
@@ -79,6 +80,8 @@ pub fn shipped(data: &[u8]) -> Result<Shipped> {
         spool_limit_bytes: 1 << 30,
         compression: Compression::Level(1),
         threads: 0,
+        uploads: 1,
+        bandwidth: Bandwidth::default(),
     };
     let (mut filler, _uploader) = Shipper::open_on(config, vault)?.split();
     let mut lane = ring.producer(0);

@@ -71,7 +71,9 @@ impl std::fmt::Display for Owner {
                 f,
                 "nobody follows it, since {place} released it at {since}; to bring it here: farshore adopt GROUP"
             ),
-            Self::Full => f.write_str("nobody follows it, and this target follows as many groups as it may (--max-groups)"),
+            Self::Full => {
+                f.write_str("nobody follows it, and this target follows as many groups as it may (--max-groups)")
+            }
             Self::Leaving => f.write_str("it is being released"),
         }
     }

@@ -1,11 +1,13 @@
 //! Tells a segment that has not come yet from one that is gone. Pure: times in, decisions out.
+//!
+//! A source puts several segments at once, so later ones may lie above a hole: while it fills it, while it is cut off, and for ever once it
+//! has died, until the next epoch seals there. Nothing is wrong with such a log. What was confirmed once and is not there is gone.
 
 use std::time::{Duration, Instant};
 
 use farshore_changelog::ids::{Epoch, SegmentNo};
 
-/// How long a segment may be missing while a later one is there, unless the config says otherwise: a source may upload several
-/// at once, and tries again for long when its store does not answer.
+/// How long a segment that was confirmed may be missing, unless the config says otherwise.
 pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
 /// A missing segment is looked for among the later ones this many times within the patience …
 const LOOKS: u32 = 4;
@@ -15,8 +17,10 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What lies after a missing segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Later {
-    /// Segments or seals of its epoch, this one first.
+    /// Segments or seals of its epoch, this one first; and the missing one was confirmed, so it was there.
     Segment(SegmentNo),
+    /// Segments of its epoch, this one first, none of which says that the missing one was confirmed.
+    Ahead(SegmentNo),
     /// Nothing of its epoch, not even a seal; but segments of this one, its successor.
     Successor(Epoch),
 }
@@ -26,6 +30,8 @@ pub enum Later {
 pub enum Seen {
     /// Nothing lies after it: it has not come yet.
     Nothing,
+    /// Its source has put this one before it.
+    Hole(SegmentNo),
     /// Something lies after it, not for long.
     Later,
     /// This has lain after it for longer than the patience.
@@ -75,9 +81,16 @@ impl GapWatch {
             (self.since, self.later_since) = (Some(now), None);
         }
         self.looked = Some(now);
-        let Some(later) = later else {
-            self.later_since = None;
-            return Seen::Nothing;
+        let later = match later {
+            Some(Later::Ahead(first)) => {
+                self.later_since = None;
+                return Seen::Hole(first);
+            }
+            Some(later @ (Later::Segment(_) | Later::Successor(_))) => later,
+            None => {
+                self.later_since = None;
+                return Seen::Nothing;
+            }
         };
         let since = *self.later_since.get_or_insert(now);
         if now - since >= self.patience { Seen::Gap(later) } else { Seen::Later }
@@ -109,6 +122,21 @@ mod tests {
         assert_eq!(watch.saw(epoch, n, segment(8), at(91)), Seen::Gap(Later::Segment(SegmentNo(8))));
         assert!(!watch.wants_look(epoch, SegmentNo(8), at(100)), "it came: another one is waited for");
         assert_eq!(watch.saw(epoch, SegmentNo(8), segment(9), at(101)), Seen::Later);
+    }
+
+    #[test]
+    fn what_was_never_confirmed_is_no_gap_however_long_it_is_missing() {
+        let (mut watch, start) = (GapWatch::new(Duration::from_secs(60)), clock::mono());
+        let at = |s: u64| start + Duration::from_secs(s);
+        let (epoch, n) = (Epoch(1), SegmentNo(7));
+        for second in [0, 60, 100_000] {
+            let ahead = Some(Later::Ahead(SegmentNo(9)));
+            assert_eq!(watch.saw(epoch, n, ahead, at(second)), Seen::Hole(SegmentNo(9)));
+        }
+        // Until a segment says that it was: the patience begins then.
+        let later = Some(Later::Segment(SegmentNo(9)));
+        assert_eq!(watch.saw(epoch, n, later, at(100_001)), Seen::Later);
+        assert_eq!(watch.saw(epoch, n, later, at(100_061)), Seen::Gap(Later::Segment(SegmentNo(9))));
     }
 
     #[test]

@@ -174,7 +174,9 @@ impl Processor {
             VaultIo::Elsewhere(self.io.handle.clone()),
             Arc::clone(&self.permits),
         );
-        GroupTask::new(group, vault, self.config.clone(), fetcher).with_pool(Arc::clone(&self.pool)).with_claimant(Arc::clone(&self.claimant))
+        GroupTask::new(group, vault, self.config.clone(), fetcher)
+            .with_pool(Arc::clone(&self.pool))
+            .with_claimant(Arc::clone(&self.claimant))
     }
 
     fn work(&self, stop: &Stop, mode: Mode) -> Vec<GroupOutcome> {

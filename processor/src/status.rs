@@ -165,6 +165,10 @@ pub struct GroupStatus {
     /// What waits in the vault, when it was last measured; absent when nothing does.
     #[serde(default)]
     pub unapplied: Option<Unapplied>,
+    /// The next segment, when its source has put later ones before it and not come to it: it is under way, or the source was cut off or died
+    /// while it was. The next epoch ends the log before it.
+    #[serde(default)]
+    pub hole: Option<SegmentNo>,
     /// Why the vault cannot be read now; the group waits and tries again.
     pub vault_problem: Option<String>,
 }
@@ -192,6 +196,7 @@ impl GroupStatus {
             resync: position.filter(|p| p.resync).map(resync),
             points: 0,
             unapplied: None,
+            hole: None,
             vault_problem: None,
         }
     }

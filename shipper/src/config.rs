@@ -6,8 +6,10 @@ use std::time::Duration;
 use farshore_changelog::ids::GroupName;
 use farshore_vault::Access;
 
+use crate::bandwidth::Bandwidth;
 use crate::error::ShipError;
 use crate::level::Compression;
+pub use crate::uploads::{UPLOADS, UPLOADS_MAX};
 
 /// Smallest payload at which segments can be told to be sealed, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
@@ -45,6 +47,10 @@ pub struct ShipperConfig {
     /// Threads that compress, at most 16, and one more that writes the spool. With 0 the thread that fills the spool does all of
     /// it, one after the other.
     pub threads: usize,
+    /// Uploads at once, 1 to [`UPLOADS_MAX`].
+    pub uploads: usize,
+    /// How fast they go at most.
+    pub bandwidth: Bandwidth,
 }
 
 impl ShipperConfig {
@@ -68,6 +74,9 @@ impl ShipperConfig {
         }
         if self.threads > THREADS_MAX {
             return refused(format!("{} threads that compress are more than {THREADS_MAX}", self.threads));
+        }
+        if !(1..=UPLOADS_MAX).contains(&self.uploads) {
+            return refused(format!("{} uploads at once are not between 1 and {UPLOADS_MAX}", self.uploads));
         }
         if self.heartbeat.is_zero() {
             return refused("a heartbeat of 0 s would never end".to_owned());

@@ -18,7 +18,9 @@
 //!     - `storing`: a sealed segment on its way into the spool
 //! - [`spool`]: sealed segments on disk until the vault has confirmed them
 //! - [`uploader`]: the half of the second thread, one future
-//!   - `uploads`: segments into the vault in order, and what a refusal means
+//!   - `uploads`: segments into the vault, several at once and confirmed in order, and what a refusal means
+//!     - [`bandwidth`]: how fast, by the time of day (pure)
+//!     - `pacer`: when the next may go at that pace (pure)
 //!   - [`epoch`]: opens the epoch before its first segment, and seals the one before
 //!   - `data_keys`: the keys that segments of an encrypted vault are sealed with
 //!   - `looks`: what the target has put for this source: the epoch after ours, requests, hashes
@@ -32,6 +34,7 @@
 //! The order of durable steps is that of `docs/format.md`: spool durable, ring released, upload, watermark noted, spool file
 //! removed. A crash between any two of them is found at the next start by [`restart`].
 
+pub mod bandwidth;
 pub mod batch;
 pub mod config;
 mod data_keys;
@@ -44,6 +47,7 @@ pub mod fold;
 pub mod level;
 mod looks;
 mod opening;
+mod pacer;
 mod patience;
 pub mod requests;
 pub mod restart;

@@ -31,7 +31,7 @@ use crate::spool::{Reserve, Spool};
 use crate::state::{SourceEpoch, SourceState};
 use crate::storing::Storing;
 use crate::uploader::{End, Progress, Uploader};
-use crate::uploads::Uploads;
+use crate::uploads::{Line, Uploads};
 use crate::voice::Voice;
 
 /// How long a shipper that was told to stop waits for a vault that did not answer before.
@@ -118,18 +118,17 @@ impl Shipper {
                 config.state_dir.clone(),
                 config.heartbeat,
             );
+            let (in_spool, says) = (Arc::clone(&spool), Arc::clone(&voice));
             let uploads = Uploads {
-                door,
+                line: Arc::new(Line::new(door, in_spool, says, config.uploads, config.bandwidth.clone())),
                 source: source.clone(),
                 watermark,
                 data_keys: DataKeys::new(&state),
                 keyed: None,
                 forgotten_before: None,
                 state,
-                spool: Arc::clone(&spool),
                 ring: ring.clone(),
                 progress: Arc::clone(&progress),
-                voice: Arc::clone(&voice),
                 queue: segments,
             };
             uploader = Some(Uploader::new(uploads, looks));

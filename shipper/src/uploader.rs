@@ -127,7 +127,8 @@ impl Uploader {
 
     /// Notes that the group is another's, for good.
     async fn fence(&self, by: EpochObject) -> Result<(), ShipError> {
-        let Uploads { source, state, spool, progress, voice, .. } = &self.uploads;
+        let Uploads { line, source, state, progress, .. } = &self.uploads;
+        let (spool, voice) = (&line.spool, &line.voice);
         tracing::error!(
             epoch = source.epoch.0,
             by = by.epoch.0,

@@ -1,38 +1,50 @@
-//! The uploads: sealed segments out of the spool into the vault, one at a time and in order, and what a refusal means.
+//! The uploads: sealed segments out of the spool into the vault, several at once, and confirmed in order.
 //!
-//! A segment comes from the spool for its upload, so one that is put again is the same bytes; how many are in memory, however slow
-//! the vault is, is the spool's to bound. What it needs before the next may be confirmed (watermark, ring, spool) is in
-//! `Uploads::confirm`; uploading several at once only has to keep the order of that call.
+//! - `flight`: one segment on its way, and what a refusal of it means
+//! - `line`: what all of them share, and the patience with vault and disk
+//! - `gate`, `width`: which of them may be put now, and how many at once (pure)
+//! - `waits`: how long is waited after which error (pure)
+//!
+//! What a segment needs before the next may be confirmed (watermark, ring, spool) is in [`Uploads::confirm`]. A segment that is in the
+//! vault above one that is not counts for nothing yet: the watermark stays below the hole, so does every seal that is set by it, and a
+//! source that comes back puts what is missing. How far above a hole one can be is a promise to whoever reads the log
+//! ([`PUT_AHEAD_MAX`]).
 
-use std::cell::Cell;
+mod flight;
+mod gate;
+mod line;
+mod waits;
+mod width;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::ring::Ring;
-use farshore_vault::retry::Backoff;
-use farshore_vault::{EpochObject, GroupVault, Put, VaultError};
+use farshore_vault::{EpochObject, PUT_AHEAD_MAX};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::data_keys::DataKeys;
-use crate::door::Door;
 use crate::epoch::{self, Opening};
 use crate::error::ShipError;
-use crate::patience::{FIRST_RETRY, LONGEST_RETRY};
-use crate::spool::{Spool, Spooled};
+use crate::spool::Spooled;
 use crate::state::{SourceEpoch, SourceState, Watermark};
 use crate::uploader::{Progress, Queued};
-use crate::voice::{Asking, Half, Trouble, Voice};
+use crate::voice::{Half, Trouble};
+use flight::{Verdict, fly};
+pub(crate) use line::Line;
 
-/// First wait after the vault did not answer.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// Longest wait: how late, at most, the end of an outage is noticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Uploads at once, unless the config says otherwise.
+pub const UPLOADS: usize = 4;
+/// Uploads at once, at most.
+pub const UPLOADS_MAX: usize = PUT_AHEAD_MAX as usize;
+/// Bytes of the segments that are on their way at once; a larger one goes alone. They are in memory, also when their files were read back.
+const IN_FLIGHT_MAX_BYTES: u64 = 32 << 20;
 
 /// Everything the uploads need.
 pub(crate) struct Uploads {
-    pub(crate) door: Arc<Door>,
+    pub(crate) line: Arc<Line>,
     pub(crate) source: SourceEpoch,
     /// The newest confirmed segment, of this epoch or the one before.
     pub(crate) watermark: Option<Watermark>,
@@ -42,10 +54,8 @@ pub(crate) struct Uploads {
     pub(crate) keyed: Option<Epoch>,
     /// The epoch of the newest confirmed segment; the data keys of those before are forgotten.
     pub(crate) forgotten_before: Option<Epoch>,
-    pub(crate) spool: Arc<Spool>,
     pub(crate) ring: Ring,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) voice: Arc<Voice>,
     /// The segments, in order. The spool's limit bounds it.
     pub(crate) queue: UnboundedReceiver<Queued>,
 }
@@ -64,27 +74,51 @@ impl Uploads {
     /// # Errors
     /// [`ShipError`]: the vault conflicts with us, or a note contradicts it.
     pub(crate) async fn run(&mut self) -> Result<Uploaded, ShipError> {
-        while let Some(queued) = self.queue.recv().await {
-            if let Some(by) = self.ship(queued).await? {
-                return Ok(Uploaded::Over(by));
+        let mut flights = FuturesOrdered::new();
+        let (mut next, mut closed, mut places, mut bytes): (Option<Queued>, bool, u64, u64) = (None, false, 0, 0);
+        loop {
+            if let Some(queued) = next.take_if(|queued| self.may_begin(&queued.segment, flights.len(), bytes)) {
+                self.give_data_key(queued.segment.epoch).await?;
+                if self.is_first(&queued.segment)
+                    && let Some(by) = self.open_epoch().await?
+                {
+                    return Ok(Uploaded::Over(by));
+                }
+                bytes += queued.segment.bytes;
+                flights.push_back(fly(Arc::clone(&self.line), queued, places));
+                places += 1;
+            }
+            if closed && next.is_none() && flights.is_empty() {
+                return Ok(Uploaded::All);
+            }
+            tokio::select! {
+                biased;
+                Some(landed) = flights.next(), if !flights.is_empty() => {
+                    let (segment, verdict) = landed?;
+                    bytes -= segment.bytes;
+                    if let Some(by) = self.land(&segment, verdict).await? {
+                        return Ok(Uploaded::Over(by));
+                    }
+                }
+                queued = self.queue.recv(), if next.is_none() && !closed => (next, closed) = (queued, queued.is_none()),
             }
         }
-        Ok(Uploaded::All)
     }
 
-    /// Gives the epoch that ends ours, if there is one.
-    async fn ship(&mut self, queued: Queued) -> Result<Option<EpochObject>, ShipError> {
-        let Queued { segment, tried } = &queued;
-        let tried = Cell::new(*tried);
-        self.give_data_key(segment.epoch).await?;
-        if segment.epoch == self.source.epoch
-            && !self.source.opened
-            && let Some(by) = self.open_epoch().await?
-        {
-            return Ok(Some(by));
-        }
-        let bytes = self.of_disk(|this| this.spool.read(segment)).await?;
-        let verdict = self.patiently(async |vault, _| upload(vault, segment, &bytes, &tried).await).await?;
+    /// Whether a segment may be taken up while `flights` others of `bytes` are on their way.
+    fn may_begin(&self, segment: &Spooled, flights: usize, bytes: u64) -> bool {
+        // Everything of the epoch before is confirmed before that one is sealed, and nothing of ours is put before that.
+        let alone = self.is_first(segment);
+        flights == 0 || (!alone && flights < self.line.gate.width() && bytes + segment.bytes <= IN_FLIGHT_MAX_BYTES)
+    }
+
+    /// Whether it is the first of an epoch that is to be opened.
+    fn is_first(&self, segment: &Spooled) -> bool {
+        segment.epoch == self.source.epoch && !self.source.opened
+    }
+
+    /// Confirms a segment below which all are confirmed. Gives the epoch that ends ours, if there is one.
+    async fn land(&mut self, segment: &Spooled, verdict: Verdict) -> Result<Option<EpochObject>, ShipError> {
         match verdict {
             Verdict::Stored => self.confirm(segment).await.map(|()| None),
             Verdict::Over(by) if by.nonce != self.source.nonce => Ok(Some(by)),
@@ -103,9 +137,10 @@ impl Uploads {
         if self.keyed == Some(epoch) {
             return Ok(());
         }
-        let vault = self.patiently(async |vault, _| Ok(vault.clone())).await?;
+        let vault = self.line.patiently(async |vault| Ok(vault.clone())).await?;
         if vault.is_encrypted() {
-            let key = self.of_disk(|this| this.spool.note(|| this.data_keys.of(epoch, &this.source))).await?;
+            let note = || self.line.spool.note(|| self.data_keys.of(epoch, &self.source));
+            let key = self.line.of_disk(note).await?;
             vault.know_data_key(epoch, key);
         }
         self.keyed = Some(epoch);
@@ -114,7 +149,7 @@ impl Uploads {
 
     async fn open_epoch(&mut self) -> Result<Option<EpochObject>, ShipError> {
         let opening =
-            self.patiently(async |vault, this| epoch::open(vault, &this.source, this.watermark.as_ref()).await);
+            self.line.patiently(async |vault| epoch::open(vault, &self.source, self.watermark.as_ref()).await);
         let hash = match opening.await? {
             Opening::Open(hash) => hash,
             Opening::Taken(by) => return Ok(Some(by)),
@@ -125,11 +160,11 @@ impl Uploads {
             );
             return Err(ShipError::State { path: self.state.path("epoch.json"), what });
         }
-        let vault = self.door.vault().await?.id().to_owned();
+        let vault = self.line.door.vault().await?.id().to_owned();
         let opened = |noted: &mut SourceEpoch| (noted.opened, noted.vault) = (true, Some(vault.clone()));
-        let note = |this: &mut Self| this.spool.note(|| this.state.update_epoch(opened));
-        self.source = self.of_disk(note).await?;
-        self.door.set_known();
+        let note = || self.line.spool.note(|| self.state.update_epoch(opened));
+        self.source = self.line.of_disk(note).await?;
+        self.line.door.set_known();
         tracing::info!(epoch = self.source.epoch.0, reason = ?self.source.reason, "epoch opened");
         Ok(None)
     }
@@ -138,9 +173,11 @@ impl Uploads {
     async fn confirm(&mut self, segment: &Spooled) -> Result<(), ShipError> {
         let Spooled { epoch, number, hash, last_seq, .. } = *segment;
         let watermark = Watermark { epoch, number, hash, last_seq };
-        self.of_disk(|this| this.spool.note(|| this.state.set_watermark(&watermark))).await?;
+        let note = || self.line.spool.note(|| self.state.set_watermark(&watermark));
+        self.line.of_disk(note).await?;
         if self.forgotten_before != Some(epoch) {
-            self.of_disk(|this| this.spool.note(|| this.data_keys.forget_before(epoch))).await?;
+            let note = || self.line.spool.note(|| self.data_keys.forget_before(epoch));
+            self.line.of_disk(note).await?;
             self.forgotten_before = Some(epoch);
         }
         self.watermark = Some(watermark);
@@ -148,11 +185,12 @@ impl Uploads {
             self.progress.confirmed(number);
             self.ring.set_confirmed_seq(last_seq);
         }
-        if let Err(e) = self.spool.remove(epoch, number) {
+        if let Err(e) = self.line.spool.remove(epoch, number) {
             // It is confirmed all the same, and its file is removed with a later one.
-            self.voice.trouble(Half::Uploader, Trouble::of(&e).unwrap_or(Trouble::Failed), &e);
+            self.line.voice.trouble(Half::Uploader, Trouble::of(&e).unwrap_or(Trouble::Failed), &e);
         }
-        self.ring.set_spool_bytes(self.spool.bytes());
+        self.ring.set_spool_bytes(self.line.spool.bytes());
+        self.line.gate.confirmed();
         tracing::debug!(
             epoch = epoch.0,
             number = number.0,
@@ -161,101 +199,6 @@ impl Uploads {
             "segment confirmed"
         );
         Ok(())
-    }
-
-    /// Does `work`, which uses the spool or the notes, until it is done, with waits between, for as long as they cannot be used.
-    async fn of_disk<T>(&mut self, work: impl Fn(&mut Self) -> Result<T, ShipError>) -> Result<T, ShipError> {
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
-        loop {
-            match work(self) {
-                Ok(done) => {
-                    self.voice.well(Half::Uploader);
-                    return Ok(done);
-                }
-                Err(e) => {
-                    let Some(trouble) = Trouble::of(&e) else { return Err(e) };
-                    self.voice.trouble(Half::Uploader, trouble, &e);
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
-            }
-        }
-    }
-
-    /// Does `work` until it gives something, with waits between, for as long as the vault does not answer.
-    async fn patiently<T>(
-        &mut self,
-        work: impl AsyncFn(&GroupVault, &Self) -> Result<T, VaultError>,
-    ) -> Result<T, ShipError> {
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        loop {
-            let tried = match self.door.group().await {
-                Ok(vault) => work(&vault, self).await,
-                Err(e) => Err(e),
-            };
-            match tried {
-                Ok(done) => {
-                    self.voice.reached(Asking::Uploads);
-                    return Ok(done);
-                }
-                Err(e) if self.door.may_pass(&e) => {
-                    self.voice.unreachable(Asking::Uploads, &e);
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-}
-
-/// What became of a segment.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It is in the vault.
-    Stored,
-    /// The epoch was over.
-    Over(EpochObject),
-    /// Something else is in its place.
-    Foreign,
-}
-
-/// One attempt to store a segment, and what a refusal means (DESIGN, "Epochs"): a first refusal is undecided and asked again;
-/// then the next epoch decides. Where there is none, nobody can have sealed, so what lies there is either ours, of an
-/// attempt whose answer was lost, or another source's. `tried`: there was an attempt before, whose end is not known.
-///
-/// A source that may not read its own log cannot look whether something is there at all: it asks on ([`GroupVault::put_segment_unseen`]).
-async fn upload(
-    vault: &GroupVault,
-    segment: &Spooled,
-    bytes: &Bytes,
-    tried: &Cell<bool>,
-) -> Result<Verdict, VaultError> {
-    let Spooled { epoch, number, .. } = *segment;
-    for _ in 0..2 {
-        let put = vault.put_segment(epoch, number, bytes.clone()).await;
-        if put.inspect_err(|_| tried.set(true))? == Put::Created {
-            return Ok(Verdict::Stored);
-        }
-    }
-    if let Some((by, _)) = vault.get_epoch(epoch.next()).await? {
-        return Ok(Verdict::Over(by));
-    }
-    match vault.get_segment(epoch, number).await {
-        Ok(Some(stored)) if stored == bytes => Ok(Verdict::Stored),
-        Ok(Some(_)) => Ok(Verdict::Foreign),
-        Ok(None) => Err(VaultError::Unreachable {
-            what: format!("store segment {number} of epoch {epoch}"),
-            source: "the store says that it exists and that it does not".into(),
-        }),
-        Err(VaultError::Refused { .. }) if tried.get() => {
-            if vault.put_segment_unseen(epoch, number, bytes.clone()).await? == Put::Created {
-                return Ok(Verdict::Stored);
-            }
-            // It is there since the attempt whose end was not known, or somebody has sealed there meanwhile.
-            let next = vault.get_epoch(epoch.next()).await?;
-            Ok(next.map_or(Verdict::Stored, |(by, _)| Verdict::Over(by)))
-        }
-        Err(VaultError::Refused { .. }) => Ok(Verdict::Foreign),
-        Err(e) => Err(e),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Two types, so that nothing unproved is used by accident: [`File`] is what the text says, [`Config`] what was found good.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use farshore_capture::resync::{FULL_WAIT, THROTTLE_WAIT};
 use farshore_capture::server::Listen;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
-use farshore_shipper::config::THREADS_MAX;
+use farshore_shipper::bandwidth::Bandwidth;
+use farshore_shipper::config::{THREADS_MAX, UPLOADS, UPLOADS_MAX};
 use farshore_shipper::{Compression, ShipperConfig};
 use farshore_vault::retry::RetryPolicy;
 use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
@@ -79,6 +80,10 @@ struct File {
     heartbeat: Option<Duration>,
     compression: Option<FileCompression>,
     shipper_threads: Option<usize>,
+    uploads: Option<usize>,
+    bandwidth: Option<String>,
+    #[serde(default)]
+    bandwidth_schedule: BTreeMap<String, String>,
     #[serde(default)]
     on_full: OnFull,
     #[serde(default, with = "duration::option")]
@@ -172,6 +177,10 @@ pub struct Config {
     pub compression: Compression,
     /// Threads that compress.
     pub shipper_threads: usize,
+    /// Uploads at once.
+    pub uploads: usize,
+    /// How fast they go at most, by this machine's clocks.
+    pub bandwidth: Bandwidth,
     /// What happens to writes while the ring is full.
     pub on_full: OnFull,
     /// How long a write waits for room in the ring before the disk goes on without the log.
@@ -316,6 +325,11 @@ impl Config {
             (1..=THREADS_MAX).contains(&shipper_threads),
             "shipper_threads must lie between 1 and {THREADS_MAX}, not {shipper_threads}"
         );
+        let uploads = file.uploads.unwrap_or(UPLOADS);
+        ensure!((1..=UPLOADS_MAX).contains(&uploads), "uploads must lie between 1 and {UPLOADS_MAX}, not {uploads}");
+        let hours = file.bandwidth_schedule.iter().map(|(hours, rate)| (hours.as_str(), rate.as_str()));
+        let bandwidth = Bandwidth::new(file.bandwidth.as_deref(), hours, jiff::tz::TimeZone::system())
+            .map_err(|why| anyhow::anyhow!("bandwidth: {why}"))?;
         let lanes = file.lanes.unwrap_or(cores).clamp(1, disk_count);
         let lane_cpus = file.lane_cpus.unwrap_or_default();
         ensure!(
@@ -351,6 +365,8 @@ impl Config {
             heartbeat,
             compression,
             shipper_threads,
+            uploads,
+            bandwidth,
             on_full: file.on_full,
             full_wait,
             resync_rate,
@@ -392,6 +408,8 @@ impl Config {
             spool_limit_bytes: self.spool_bytes,
             compression: self.compression,
             threads: self.shipper_threads,
+            uploads: self.uploads,
+            bandwidth: self.bandwidth.clone(),
         }
     }
 }
@@ -425,6 +443,17 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_the_uploads_is_read_as_a_table_or_in_line() {
+        let table =
+            read(&format!("bandwidth = \"200 Mbit/s\"\n{GOOD}\n[bandwidth_schedule]\n\"08:00-18:00\" = \"50 Mbit/s\""));
+        let inline =
+            format!("bandwidth = \"200Mbit/s\"\nbandwidth_schedule = {{ \"08:00-18:00\" = \"50 Mbit/s\" }}\n{GOOD}");
+        let (table, inline) = (table.unwrap(), read(&inline).unwrap());
+        assert_eq!(table.bandwidth, inline.bandwidth);
+        assert!(!table.shipper().bandwidth.is_unlimited() && read(GOOD).unwrap().bandwidth.is_unlimited());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let cases = [
             (GOOD.replace("vault =", "vualt ="), "vualt"),
@@ -432,6 +461,9 @@ mod tests {
             (format!("max_delay = \"soon\"\n{GOOD}"), "soon"),
             (format!("{GOOD}\n{}", &GOOD[GOOD.find("[[disk]]").unwrap()..]), "named twice"),
             (GOOD.replace("unix:/run", "http:/run"), "http:/run"),
+            (format!("uploads = 17\n{GOOD}"), "uploads"),
+            (format!("bandwidth = \"200 MB/s\"\n{GOOD}"), "200 MB/s"),
+            (format!("bandwidth_schedule = {{ \"08:00-08:00\" = \"1 Mbit/s\" }}\n{GOOD}"), "08:00-08:00"),
             (GOOD.replace("\"web01\"", "\"../web01\""), "../web01"),
         ];
         for (text, word) in cases {

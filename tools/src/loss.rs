@@ -11,12 +11,12 @@ use farshore_changelog::segment::{Index, Kind, Segment};
 use farshore_changelog::units::ByteRange;
 use farshore_shipper::spool::{self, Found};
 use farshore_shipper::{Fenced, SourceState};
-use farshore_vault::{EpochDisk, GroupVault};
+use farshore_vault::{EpochDisk, GroupVault, PUT_AHEAD_MAX};
 use serde::Serialize;
 
 use crate::config::Config;
 
-/// Most segments above a cut that are looked for in the vault: a fenced source puts one, a spool is far smaller than this.
+/// Most segments above a cut that are looked for in the vault: a fenced source puts few, a spool is far smaller than this.
 const LATE_MAX: u64 = 10_000;
 
 /// Everything that is known to be lost.
@@ -167,11 +167,18 @@ async fn above_the_cut(
     first: SegmentNo,
     disks: &[EpochDisk],
 ) -> Result<Vec<LostSegment>> {
-    let mut sealed = false;
+    let (mut sealed, mut free) = (false, 0);
     let mut late = Vec::new();
     for number in (first.0..).take(usize::try_from(LATE_MAX)?).map(SegmentNo) {
-        // Numbers above the first seal may be free, but only where the source put nothing any more.
-        let Some(bytes) = vault.get_segment(epoch, number).await? else { break };
+        // Numbers above the first seal may be free, and others above them not: the source puts several at once.
+        let Some(bytes) = vault.get_segment(epoch, number).await? else {
+            free += 1;
+            if !sealed || free > PUT_AHEAD_MAX {
+                break;
+            }
+            continue;
+        };
+        free = 0;
         let parsed = Segment::parse(bytes);
         let is_seal = parsed.as_ref().is_ok_and(|s| s.index().head().kind == Kind::Seal);
         if is_seal {

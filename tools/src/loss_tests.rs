@@ -115,11 +115,13 @@ fn what_a_fenced_source_could_not_ship_or_shipped_too_late_is_listed_with_its_ra
     source.spool(4, "");
     source.fence();
     source.upload(3);
+    // Put at the same time as the fifth, which did not come there.
+    source.upload(6);
     let receipt = source.receipt();
     let fenced = receipt.fenced.as_ref().unwrap();
     assert_eq!((fenced.epoch, fenced.by_epoch, &fenced.reason[..]), (1, 2, "failover"));
     let listed: Vec<_> = receipt.segments.iter().map(|s| (s.place, s.number, s.first_seq, s.last_seq)).collect();
-    assert_eq!(listed, [("spool", 2, 11, 20), ("vault", 3, 21, 30), ("spool", 4, 31, 40)]);
+    assert_eq!(listed, [("spool", 2, 11, 20), ("vault", 3, 21, 30), ("spool", 4, 31, 40), ("vault", 6, 51, 60)]);
     for segment in &receipt.segments {
         let start = segment.number * 8192;
         let [disk] = &segment.disks[..] else { panic!("{:?}", segment.disks) };

@@ -91,7 +91,11 @@ mod tests {
     use crate::vault::Vault;
 
     fn taken(target: u8) -> Claim {
-        Claim::Taken { target: Nonce([target; 16]), place: format!("host{target}:/t"), created: clock::wall().timestamp() }
+        Claim::Taken {
+            target: Nonce([target; 16]),
+            place: format!("host{target}:/t"),
+            created: clock::wall().timestamp(),
+        }
     }
 
     #[tokio::test]
@@ -105,7 +109,8 @@ mod tests {
         assert_eq!(puts.into_iter().filter(|put| matches!(put, Ok(Put::Created))).count(), 1);
         let (n, first) = group.newest_claim(0).await.unwrap();
         assert!(n == 1 && claims.contains(first.as_ref().unwrap()));
-        let released = Claim::Released { target: Nonce([1; 16]), place: "host1:/t".into(), created: clock::wall().timestamp() };
+        let released =
+            Claim::Released { target: Nonce([1; 16]), place: "host1:/t".into(), created: clock::wall().timestamp() };
         store.inject(On::Put, "claims", 1, Fault::After);
         assert!(group.put_claim(2, &released).await.is_err());
         assert_eq!(group.put_claim(2, &released).await.unwrap(), Put::Created, "it is the same");

@@ -13,6 +13,9 @@ use crate::keys::{Key, log_prefix};
 use crate::objects::{OBJECT_MAX_BYTES, Object, Request};
 use crate::store::{Put, Store};
 
+/// A source puts segment n of an epoch only once segment n − `PUT_AHEAD_MAX` is confirmed: a number that is free lies at most so far below
+/// one that is not.
+pub const PUT_AHEAD_MAX: u64 = 16;
 /// Most requests that a source is asked in a group's life; the walk to the first free number ends there.
 const REQUESTS_MAX: u64 = 1_000_000;
 /// How often a writer that may not read its log asks again whether a refusal stands …

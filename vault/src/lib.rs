@@ -44,7 +44,7 @@ pub use crypt::{Access, DataKey, Encryption, Fingerprint, KeyError, KeyRing, Key
 pub use epoch::Opened;
 pub use error::VaultError;
 pub use fault::FaultStore;
-pub use group::GroupVault;
+pub use group::{GroupVault, PUT_AHEAD_MAX};
 pub use objects::{DiskRange, EpochDisk, EpochObject, HashPlan, HashedDisk, Nonce, Reason, Request};
 pub use store::Put;
 pub use vault::Vault;

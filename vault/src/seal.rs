@@ -6,7 +6,7 @@ use farshore_changelog::ids::{Epoch, SegmentNo};
 use farshore_changelog::segment::{Kind, Segment, SegmentHead, SegmentWriter};
 
 use crate::error::VaultError;
-use crate::group::GroupVault;
+use crate::group::{GroupVault, PUT_AHEAD_MAX};
 use crate::keys::Key;
 use crate::objects::{EpochObject, Object};
 use crate::store::{Put, Sized};
@@ -62,8 +62,9 @@ impl GroupVault {
         Err(VaultError::Damaged { key: format!("groups/{}/log/{sealed}", self.group), what })
     }
 
-    /// A writer that may not look has sealed at `number`. A number that it has passed may be free all the same (what was refused may have
-    /// been undecided), and a hole below a seal is one that nobody can fill: each below is asked again until one stands.
+    /// A writer that may not look has sealed at `number`. A number that it has passed may be free all the same: what was refused may have
+    /// been undecided, and a source puts several at once, so that one stands where one below does not. A hole below a seal is one that
+    /// nobody can fill, so those below are asked again until as many stand as can stand above a hole. The lowest that was free is the cut.
     async fn seal_lower(
         &self,
         sealed: Epoch,
@@ -72,14 +73,18 @@ impl GroupVault {
         by: &EpochObject,
     ) -> Result<SegmentNo, VaultError> {
         let mut first = number;
-        while first > above.next() {
-            let below = SegmentNo(first.0 - 1);
-            if self.put_segment_unseen(sealed, below, self.new_seal(sealed, below, by)).await? == Put::Exists {
-                break;
+        loop {
+            let lowest = first.0.saturating_sub(PUT_AHEAD_MAX).max(above.0 + 1);
+            let asked = (lowest..first.0).map(SegmentNo).map(async |below| {
+                let put = self.put_segment_unseen(sealed, below, self.new_seal(sealed, below, by)).await?;
+                Ok::<_, VaultError>((put == Put::Created).then_some(below))
+            });
+            let free = futures::future::try_join_all(asked).await?.into_iter().flatten().next();
+            match free {
+                Some(below) => first = below,
+                None => return Ok(first),
             }
-            first = below;
         }
-        Ok(first)
     }
 
     fn new_seal(&self, sealed: Epoch, number: SegmentNo, by: &EpochObject) -> Bytes {

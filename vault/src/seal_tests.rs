@@ -126,3 +126,28 @@ async fn a_source_that_may_not_read_its_log_passes_no_free_number_however_undeci
     store.inject(On::Put, "/log/", 4, Fault::Undecided);
     assert_eq!(group.seal(Epoch(1), SegmentNo(0), &successor()).await.unwrap(), SegmentNo(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_may_not_read_its_log_seals_the_hole_below_what_it_put_at_once() {
+    // What stands of 2 to 20 above the watermark, and what is undecided when it is asked first.
+    for (stands, undecided, cut) in [
+        (vec![3, 4], 0, 2),
+        (vec![3, 4], 1, 2),
+        (vec![2, 4, 5], 2, 3),
+        (vec![2, 3, 18], 3, 4),
+        ((2..18).collect(), 0, 18),
+        (vec![], 2, 2),
+    ] {
+        let (store, group) = faulty().await;
+        for number in std::iter::once(&1).chain(&stands) {
+            group.put_segment(Epoch(1), SegmentNo(*number), heartbeat(*number)).await.unwrap();
+        }
+        store.inject(On::Get, "/log/", 100, Fault::Denied);
+        store.inject(On::Put, "/log/", undecided, Fault::Undecided);
+        let sealed = group.seal(Epoch(1), SegmentNo(1), &successor()).await.unwrap();
+        assert_eq!(sealed, SegmentNo(cut), "{stands:?} with {undecided} undecided");
+        store.forget();
+        let below = group.list_segments(Epoch(1), SegmentNo(1)).await.unwrap().into_iter().map(|(n, _)| n.0);
+        assert!(below.take_while(|n| *n < cut).eq(1..cut), "a hole below the seal is left");
+    }
+}

@@ -132,8 +132,8 @@ impl History {
 /// What lies in the vault from `missing` on, which is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ahead {
-    /// The first object after it.
-    pub first: Option<SegmentNo>,
+    /// The objects from it on.
+    pub numbers: Vec<SegmentNo>,
     /// What of the past is gone.
     pub gone: Option<Gone>,
 }
@@ -155,8 +155,8 @@ pub async fn look_ahead(vault: &GroupVault, missing: Place, seen: Option<Place>)
     {
         gone = Some(Gone::Epoch(later));
     }
-    let first = numbers.into_iter().find(|&listed| applied.is_none_or(|applied| listed > applied));
-    Ok(Ahead { first, gone })
+    let numbers = numbers.into_iter().filter(|&listed| listed >= number).collect();
+    Ok(Ahead { numbers, gone })
 }
 
 /// What a listing from `applied` on lacks; `whole` when it had no limit.

@@ -7,6 +7,7 @@
 //! - `way_out`: from an epoch whose log cannot be followed into a later one that copies everything again
 //! - [`backlog`]: how much is not replayed yet
 //! - [`history`]: how far the vault was seen to hold the log
+//! - `missing`: what it means that the next object is not there
 //! - `hashing`: the hashes of the images, at the beginning of a resync
 //! - `upkeep`: retention
 //! - `report`: what the group says of itself
@@ -14,6 +15,7 @@
 pub mod backlog;
 mod hashing;
 mod history;
+mod missing;
 mod report;
 mod upkeep;
 mod way_out;
@@ -25,9 +27,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farshore_changelog::ids::{Epoch, GroupName, Position, SegmentNo};
-use farshore_changelog::{clock, crashsafe};
 use farshore_changelog::segment::{PressPool, Segment, SegmentError, SegmentHead};
 use farshore_changelog::units::UnixMicros;
+use farshore_changelog::{clock, crashsafe};
 use farshore_vault::keys::Key;
 
 use crate::apply::apply;
@@ -37,7 +39,7 @@ use crate::claims::{Claimant, Owner};
 use crate::comeback::Stopped;
 use crate::error::{GroupError, TargetError};
 use crate::fetch::{Asked, Fetched, Fetcher};
-use crate::gap::{GapWatch, Later, Seen};
+use crate::gap::GapWatch;
 use crate::hashes::HashJob;
 use crate::position::HashesDue;
 use crate::processor::ProcessorConfig;
@@ -88,6 +90,8 @@ pub struct GroupTask {
     history: History,
     /// Whose the group is; `None` where there is nobody else.
     claimant: Option<Arc<Claimant>>,
+    /// The segment that the source has not put, while later ones are there.
+    hole: Option<SegmentNo>,
     /// Where to stop (`--once`).
     goal: Option<(Epoch, SegmentNo)>,
     stopped: Option<Stopped>,
@@ -120,6 +124,7 @@ impl GroupTask {
             claimant: None,
             dir: GroupDir::new(&config.target_dir, &group),
             gap: GapWatch::new(config.gap_patience),
+            hole: None,
             group,
             vault,
             config,
@@ -385,6 +390,7 @@ impl GroupTask {
             Next::Log => self.apply(&key, &segment)?,
             Next::Seal => self.turn_epoch(&key, head)?,
         }
+        self.hole = None;
         self.goes_on();
         self.report_turn();
         Ok(())
@@ -427,49 +433,6 @@ impl GroupTask {
             tracing::debug!(group = %self.group, error = %e, "hashes of an epoch that is over stay in the vault");
         }
         Ok(())
-    }
-
-    /// The next object is not there.
-    fn missing(&mut self, expected: &Expected) -> Result<Turn, GroupError> {
-        let (epoch, number) = (expected.epoch, expected.number);
-        if !self.gap.wants_look(epoch, number, clock::mono()) && self.goal.is_none() {
-            return Ok(Turn::CaughtUp);
-        }
-        let later = self.later(epoch, number)?;
-        match self.gap.saw(epoch, number, later, clock::mono()) {
-            Seen::Nothing => Ok(Turn::CaughtUp),
-            Seen::Later => Ok(Turn::MaybeGap),
-            Seen::Gap(Later::Segment(later)) => {
-                Err(GroupError::Gap { at: self.key(epoch, number), epoch, number, later })
-            }
-            Seen::Gap(Later::Successor(next)) => Err(GroupError::Unsealed { at: self.key(epoch, number), epoch, next }),
-        }
-    }
-
-    /// What lies after the missing segment `number` of `epoch`.
-    fn later(&mut self, epoch: Epoch, number: SegmentNo) -> Result<Option<Later>, GroupError> {
-        let vault = self.fetcher.vault().clone();
-        let seen = self.history.seen()?;
-        let ahead = self.fetcher.block_on(look_ahead(&vault, (epoch, number), seen))?;
-        if let Some(gone) = ahead.gone {
-            return Err(self.went_back((epoch, number), gone));
-        }
-        self.fetcher.block_on(async {
-            if let Some(first) = ahead.first {
-                // It may have come between the get and the listing.
-                return Ok((first != number).then_some(Later::Segment(first)));
-            }
-            // A successor writes only once it has sealed its parent.
-            let next = epoch.next();
-            let written = vault.get_epoch(next).await?.is_some()
-                && !vault.list_segments(next, SegmentNo(1)).await?.is_empty()
-                && vault.get_segment(epoch, number).await?.is_none();
-            Ok(written.then_some(Later::Successor(next)))
-        })
-    }
-
-    fn went_back(&self, at: (Epoch, SegmentNo), gone: Gone) -> GroupError {
-        GroupError::WentBack { at: self.key(at.0, at.1), what: gone.to_string() }
     }
 
     fn key(&self, epoch: Epoch, number: SegmentNo) -> String {

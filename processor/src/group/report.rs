@@ -55,6 +55,7 @@ impl GroupTask {
         };
         status.newest_heartbeat = self.newest_heartbeat.map(UnixMicros::timestamp);
         status.unapplied = self.unapplied;
+        status.hole = self.hole;
         status.vault_problem = self.vault_problem.as_ref().map(GroupError::full_text);
         status
     }

@@ -9,6 +9,7 @@ use farshore_vault::fault::{Fault, On};
 use super::shipping::Dice;
 use super::simulated::{kill_after, simulated, until_confirmed, while_shipping, write_noise};
 use super::world::World;
+use crate::config::UPLOADS;
 
 /// Worlds, of which each is the same world in every run.
 const SEEDS: u64 = 60;
@@ -23,7 +24,7 @@ fn stored(world: &World) -> BTreeSet<u64> {
 
 #[test]
 fn a_segment_that_is_uploaded_twice_is_one_segment_and_none_is_confirmed_before_the_one_below_it() {
-    let (mut killed, mut twice) = (0, 0);
+    let (mut killed, mut twice, mut above_a_hole) = (0, 0, 0);
     for seed in 0..SEEDS {
         let mut world = World::paused();
         let _time = simulated(&world);
@@ -42,11 +43,14 @@ fn a_segment_that_is_uploaded_twice_is_one_segment_and_none_is_confirmed_before_
             killed += u64::from(kill_after(&world, world.open().unwrap(), 1 + dice.below(70)));
             let (stored, confirmed) = (stored(&world), world.state.watermark().unwrap().map_or(0, |w| w.number.0));
             let newest = stored.last().copied().unwrap_or(0);
+            // What counts is there without a gap, and nothing lies further above it than may be on its way.
+            let whole = (1..).take_while(|n| stored.contains(n)).last().unwrap_or(0);
+            assert!(confirmed <= whole, "seed {seed}: {confirmed} is confirmed, and {stored:?} is there");
             assert!(
-                stored.iter().copied().eq(1..=newest),
-                "seed {seed}: a number is missing below another: {stored:?}"
+                newest <= confirmed + UPLOADS as u64,
+                "seed {seed}: {newest} is there, and {confirmed} is confirmed"
             );
-            assert!(confirmed <= newest, "seed {seed}: {confirmed} is confirmed and {newest} is the newest there is");
+            above_a_hole += u64::from(newest > whole);
             twice += u64::from(newest > confirmed);
         }
         world.store.forget();
@@ -56,7 +60,7 @@ fn a_segment_that_is_uploaded_twice_is_one_segment_and_none_is_confirmed_before_
         assert!(world.spool_files().is_empty() && world.state.fenced().unwrap().is_none(), "seed {seed}");
     }
     assert!(
-        killed > SEEDS * LIVES / 2 && twice > SEEDS,
-        "killed {killed} times, {twice} times between a put and its note"
+        killed > SEEDS * LIVES / 2 && twice > SEEDS && above_a_hole > SEEDS / 4,
+        "killed {killed} times, {twice} times between a put and its note, {above_a_hole} times with a segment above a hole"
     );
 }

@@ -14,6 +14,8 @@ use farshore_changelog::ring::{DiskEntry, DiskIdentity, DiskKind, Draft, Produce
 use farshore_changelog::segment::{Kind, Segment};
 use farshore_vault::{EpochDisk, EpochObject, FaultStore, GroupVault, Nonce, Reason, Vault};
 
+use crate::bandwidth::Bandwidth;
+use crate::config::UPLOADS;
 use crate::{Compression, ShipError, Shipper, ShipperConfig, SourceEpoch, SourceState};
 
 pub const DISK_BYTES: u64 = 1 << 20;
@@ -134,6 +136,8 @@ impl World {
             spool_limit_bytes: 64 << 20,
             compression: Compression::Adaptive,
             threads: self.threads,
+            uploads: UPLOADS,
+            bandwidth: Bandwidth::default(),
         }
     }
 

@@ -114,7 +114,8 @@ fn not_ours(args: &ReleaseArgs, owner: &str) -> anyhow::Error {
 /// When another target follows it.
 pub fn adopt(args: &AdoptArgs, out: Output) -> Result<()> {
     let (claimant, group) = opened(&args.vault, &args.target, &args.group)?;
-    let owner = block_on(claimant.adopt(&group, args.owner_is_lost))?.what("the group was not adopted", "see the cause")?;
+    let owner =
+        block_on(claimant.adopt(&group, args.owner_is_lost))?.what("the group was not adopted", "see the cause")?;
     if owner != Owner::Ours {
         return Err(fail(format!("group {} was not adopted: {owner}", args.group))
             .next("release it there; if that target will never come back, say so with --owner-is-lost")

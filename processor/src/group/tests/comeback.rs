@@ -160,6 +160,7 @@ fn a_running_processor_goes_on_when_a_segment_is_put_back() {
     let mut source = shipped(&site, "web01", 7, 2);
     let mut rng = Rng(7);
     for _ in 0..3 {
+        source.watermark = source.number.0;
         ship_more(&site, &mut source, &mut rng);
     }
     let lost = site.take_away(&source, Epoch(1), 4);
@@ -197,5 +198,35 @@ fn a_running_processor_goes_on_when_a_segment_is_put_back() {
         running.join().unwrap()
     });
     assert!(all_good(&outcomes), "{outcomes:?}");
+    site.check(&source);
+}
+
+/// A source that puts several at once was cut off: nothing is wrong with its log, for however long.
+#[test]
+fn a_hole_that_the_source_has_not_filled_is_no_damage_and_what_lies_above_it_comes_once_it_is() {
+    let site = Site::new();
+    let mut source = shipped(&site, "web01", 8, 3);
+    let mut rng = Rng(8);
+    source.watermark = 2;
+    ship_more(&site, &mut source, &mut rng);
+    let numbers = site.numbers(&source, 1);
+    let (missing, last) = (numbers[numbers.len() - 2], numbers[numbers.len() - 1]);
+    let late = site.take_away(&source, Epoch(1), missing);
+    let processor = site.processor();
+    let mut task = processor.task(source.group.clone());
+    let end = clock::mono() + PATIENCE * 6;
+    while clock::mono() < end {
+        let turn = task.turn(&Stop::new());
+        assert!(matches!(turn, Turn::CaughtUp | Turn::More), "{turn:?}");
+        clock::sleep(Duration::from_millis(10));
+    }
+    let said = GroupStatus::read(&site.dir(&source)).unwrap().unwrap();
+    assert_eq!((said.hole, said.segment), (Some(SegmentNo(missing)), SegmentNo(missing - 1)));
+    assert!(!matches!(said.state, GroupState::Stopped { .. }), "{said:?}");
+    site.put_at(&source, Epoch(1), SegmentNo(missing), late);
+    while task.turn(&Stop::new()) == Turn::More {}
+    let said = GroupStatus::read(&site.dir(&source)).unwrap().unwrap();
+    assert_eq!((said.hole, said.segment), (None, SegmentNo(last)));
+    drop(task);
     site.check(&source);
 }

@@ -43,6 +43,8 @@ pub struct TargetRow {
     pub lag_bytes: Option<u64>,
     /// Whether that is too much, or kept beyond the retention.
     pub backlog_alarm: Option<String>,
+    /// The next segment, when later ones are there and the source has not put it yet.
+    pub hole: Option<u64>,
     /// The resync in progress.
     pub resync: Option<ResyncProgress>,
     pub points: usize,
@@ -136,6 +138,7 @@ pub fn row(group: &str, dir: &GroupDir, waiting: Option<&Waiting>) -> Result<Opt
         recoverable,
         lag_bytes: waiting.map(|waiting| waiting.bytes),
         backlog_alarm: backlog_alarm(said.as_ref(), waiting),
+        hole: said.as_ref().and_then(|said| said.hole).map(|number| number.0),
         resync: at
             .resync
             .then_some(ResyncProgress { announced_bytes: at.resync_announced, applied_bytes: at.resync_applied }),
@@ -308,6 +311,11 @@ impl TargetRow {
             let (applied, announced) = (show_bytes(resync.applied_bytes), show_bytes(resync.announced_bytes));
             lines
                 .push(format!("a resync is in progress, {applied} of {announced}; no point is cut until it has ended"));
+        }
+        if let Some(number) = self.hole {
+            lines.push(format!(
+                "segment {number} is not there yet and later ones are: the source puts it when it can; a failover ends the log before it"
+            ));
         }
         if let Some(alarm) = &self.backlog_alarm {
             lines.push(format!("ALARM: {alarm}"));
