@@ -2,10 +2,12 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::access::Access;
 use crate::device::{Device, DeviceInfo};
 use crate::engine::Engine;
 use crate::lane::{Command, Lane, LaneError, LaneHandle, Listener, Offer, Route};
@@ -81,11 +83,12 @@ pub enum ServerError {
 /// Collects the lanes of a server.
 pub struct ServerBuilder<D> {
     plans: Vec<(Vec<ExportPlan>, Factory<D>)>,
+    access: Access,
 }
 
 impl<D: Device + 'static> Default for ServerBuilder<D> {
     fn default() -> Self {
-        Self { plans: Vec::new() }
+        Self { plans: Vec::new(), access: Access::default() }
     }
 }
 
@@ -94,6 +97,13 @@ impl<D: Device + 'static> ServerBuilder<D> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says who may connect; unless it is called, that is this user and root, and over TCP this host.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// Adds a lane. `make` runs on its thread and makes one device for each of `exports`, in their order.
@@ -127,7 +137,7 @@ impl<D: Device + 'static> ServerBuilder<D> {
             server.lanes.push(lane);
         }
         offers.sort_by_key(|o| o.place);
-        server.listen(offers)?;
+        server.listen(offers, self.access)?;
         Ok(server)
     }
 }
@@ -199,7 +209,7 @@ pub struct Server<D> {
 
 impl<D> Server<D> {
     /// Groups the exports by address and hands each listener to the lane of its first export.
-    fn listen(&mut self, offers: Vec<Offered<D>>) -> Result<(), ServerError> {
+    fn listen(&mut self, offers: Vec<Offered<D>>, access: Access) -> Result<(), ServerError> {
         let mut groups: Vec<(Listen, Vec<Export>, Vec<Route<D>>)> = Vec::new();
         for Offered { listen, export, route, .. } in offers {
             let at = groups.iter().position(|(at, ..)| *at == listen).unwrap_or_else(|| {
@@ -213,11 +223,12 @@ impl<D> Server<D> {
             exports.push(export);
             routes.push(route);
         }
+        let access = Arc::new(access);
         for (at, exports, routes) in groups {
-            let bound = listen::open(&at)?;
+            let bound = listen::open(&at, &access)?;
             let first = routes[0].handle.clone();
             let offer = Offer { exports: exports.into(), routes: routes.into() };
-            let listener = Listener::new(bound.fd, matches!(at, Listen::Tcp(_)), offer);
+            let listener = Listener::new(bound.fd, matches!(at, Listen::Tcp(_)), offer, Arc::clone(&access));
             self.files.extend(bound.file);
             self.listening.push(bound.at);
             // A lane that is gone already reports its reason at the stop.

@@ -20,6 +20,7 @@ use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
 use nix::sched::CpuSet;
 use serde::Deserialize;
 
+use crate::access::AccessPlan;
 use crate::agent::look::Looker;
 use crate::failure::{Next, fail};
 use crate::paths;
@@ -42,7 +43,6 @@ const SPOOL_BYTES: u64 = 1 << 30;
 /// Most threads that compress, unless the config says otherwise; half of the cores are left to the guests in any case.
 const SHIPPER_THREADS: usize = 4;
 
-/// What the file says.
 /// `compression` as it is written.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged, expecting = "compression must be \"auto\" or a zstd level from 1 to 19")]
@@ -57,6 +57,7 @@ enum FileCompressionWord {
     Auto,
 }
 
+/// What the file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -90,6 +91,10 @@ struct File {
     engine: EngineChoice,
     lanes: Option<u32>,
     lane_cpus: Option<Vec<usize>>,
+    #[serde(default)]
+    listen_uids: Vec<u32>,
+    #[serde(default)]
+    allow_plain_tcp: bool,
     disk: Vec<FileDisk>,
 }
 
@@ -186,6 +191,8 @@ pub struct Config {
     pub lanes: u32,
     /// Processors that they are pinned to, in turn; empty: wherever the kernel has room.
     pub lane_cpus: Vec<usize>,
+    /// Who may connect to the exports.
+    pub listen_access: AccessPlan,
     /// The disks, in index order.
     pub disks: Vec<DiskConfig>,
 }
@@ -358,6 +365,7 @@ impl Config {
             engine: file.engine,
             lanes,
             lane_cpus,
+            listen_access: AccessPlan { users: file.listen_uids, plain_tcp: file.allow_plain_tcp },
             disks,
         })
     }
@@ -397,46 +405,5 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Config> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("web01.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::read(&path)
-    }
-
-    const GOOD: &str = r#"
-        group = "web01"
-        vault = "file:///var/lib/farshore/vault"
-        [[disk]]
-        name = "vda"
-        source = "/var/lib/vms/web01-vda.raw"
-        listen = "unix:/run/farshore/web01-vda.sock"
-    "#;
-
-    #[test]
-    fn the_form_of_the_design_is_read() {
-        let config = read(GOOD).unwrap();
-        assert_eq!(config.group.as_str(), "web01");
-        assert_eq!(config.disks[0].source, Path::new("/var/lib/vms/web01-vda.raw"));
-        assert_eq!(config.heartbeat, HEARTBEAT);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let cases = [
-            (GOOD.replace("vault =", "vualt ="), "vualt"),
-            (format!("ring_size = \"1MiB\"\n{GOOD}"), "ring_size"),
-            (format!("max_delay = \"soon\"\n{GOOD}"), "soon"),
-            (format!("{GOOD}\n{}", &GOOD[GOOD.find("[[disk]]").unwrap()..]), "named twice"),
-            (GOOD.replace("unix:/run", "http:/run"), "http:/run"),
-            (GOOD.replace("\"web01\"", "\"../web01\""), "../web01"),
-        ];
-        for (text, word) in cases {
-            let error = format!("{:#}", read(&text).unwrap_err());
-            assert!(error.contains(word), "{word:?} is not in: {error}");
-        }
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use farshore_changelog::ids::DiskName;
 use farshore_changelog::units::ByteRange;
 use farshore_processor::view::{ReadDisk, ViewDisk};
 
+use crate::access::AccessPlan;
 use crate::failure::Next;
 use crate::stop;
 
@@ -63,14 +64,20 @@ pub type NamedDisk = (DiskName, ViewDisk);
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub fn serve(disks: Vec<NamedDisk>, listen: &Listen, description: &str) -> Result<Server<SyncDevice<ServedDisk>>> {
+pub fn serve(
+    disks: Vec<NamedDisk>,
+    listen: &Listen,
+    access: &AccessPlan,
+    description: &str,
+) -> Result<Server<SyncDevice<ServedDisk>>> {
+    let access = access.open([listen])?;
     let plan = |(place, _): (usize, &NamedDisk)| ExportPlan {
         listen: listen.clone(),
         place,
         description: description.to_owned(),
     };
     let plans = disks.iter().enumerate().map(plan).collect();
-    let server = ServerBuilder::new().lane(plans, move || {
+    let server = ServerBuilder::new().access(access).lane(plans, move || {
         let (engine, _) = engine::open(EngineKind::Auto)?;
         let device = |(owner, (name, disk)): (usize, NamedDisk)| {
             SyncDevice::new(name.to_string(), u32::try_from(owner).unwrap_or(u32::MAX), Arc::new(ServedDisk(disk)))

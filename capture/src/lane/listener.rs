@@ -9,6 +9,7 @@ use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
 use super::LaneHandle;
 use super::accepted;
+use crate::access::{self, Access};
 use crate::device::DeviceTokens;
 use crate::engine::{Completion, Engine, Io};
 use crate::nbd::export::Export;
@@ -65,6 +66,7 @@ pub(crate) struct Listener<D> {
     fd: OwnedFd,
     tcp: bool,
     pub offer: Offer<D>,
+    access: Arc<Access>,
     connections: Arc<AtomicUsize>,
     accepting: bool,
     stopped: bool,
@@ -73,9 +75,9 @@ pub(crate) struct Listener<D> {
 
 impl<D> Listener<D> {
     /// A listener that does not accept yet.
-    pub(crate) fn new(fd: OwnedFd, tcp: bool, offer: Offer<D>) -> Self {
+    pub(crate) fn new(fd: OwnedFd, tcp: bool, offer: Offer<D>, access: Arc<Access>) -> Self {
         let connections = Arc::new(AtomicUsize::new(0));
-        Self { fd, tcp, offer, connections, accepting: false, stopped: false, pause_until: None }
+        Self { fd, tcp, offer, access, connections, accepting: false, stopped: false, pause_until: None }
     }
 
     /// Starts the next accept, unless one is under way or a pause is.
@@ -101,6 +103,14 @@ impl<D> Listener<D> {
             }
         };
         if self.stopped {
+            return None;
+        }
+        // Before it counts: who may not connect takes no place from those who may.
+        if !self.tcp
+            && let Err(user) = access::admits(&self.access.users, &fd)
+        {
+            let user = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
+            tracing::warn!(user, "a connection was closed: its user may not use the disks; listen_uids lists who may");
             return None;
         }
         let Some(permit) = Permit::take(&self.connections) else {

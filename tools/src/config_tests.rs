@@ -1,0 +1,54 @@
+use super::*;
+
+fn read(text: &str) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web01.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::read(&path)
+}
+
+const GOOD: &str = r#"
+    group = "web01"
+    vault = "file:///var/lib/farshore/vault"
+    [[disk]]
+    name = "vda"
+    source = "/var/lib/vms/web01-vda.raw"
+    listen = "unix:/run/farshore/web01-vda.sock"
+"#;
+
+#[test]
+fn the_form_of_the_design_is_read() {
+    let config = read(GOOD).unwrap();
+    assert_eq!(config.group.as_str(), "web01");
+    assert_eq!(config.disks[0].source, Path::new("/var/lib/vms/web01-vda.raw"));
+    assert_eq!(config.heartbeat, HEARTBEAT);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        (GOOD.replace("vault =", "vualt ="), "vualt"),
+        (format!("ring_size = \"1MiB\"\n{GOOD}"), "ring_size"),
+        (format!("max_delay = \"soon\"\n{GOOD}"), "soon"),
+        (format!("{GOOD}\n{}", &GOOD[GOOD.find("[[disk]]").unwrap()..]), "named twice"),
+        (GOOD.replace("unix:/run", "http:/run"), "http:/run"),
+        (GOOD.replace("\"web01\"", "\"../web01\""), "../web01"),
+    ];
+    for (text, word) in cases {
+        let error = format!("{:#}", read(&text).unwrap_err());
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn plain_tcp_beyond_this_host_has_to_be_allowed() {
+    let beyond = GOOD.replace("unix:/run/farshore/web01-vda.sock", "tcp:0.0.0.0:10809");
+    let listens = |config: &Config| config.disks.iter().map(|d| d.listen.clone()).collect::<Vec<_>>();
+    let refused = read(&beyond).unwrap();
+    let error = format!("{:#}", refused.listen_access.open(&listens(&refused)).unwrap_err());
+    assert!(error.contains("tcp:0.0.0.0:10809") && error.contains("plain text"), "{error}");
+    let allowed = read(&format!("allow_plain_tcp = true\nlisten_uids = [64055]\n{beyond}")).unwrap();
+    let access = allowed.listen_access.open(&listens(&allowed)).unwrap();
+    assert!(access.plain_tcp);
+    assert_eq!(access.users, [nix::unistd::Uid::from_raw(64_055)]);
+}
