@@ -2,15 +2,20 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Uid, geteuid};
+
+use crate::tls::files::TlsServer;
 
 /// Who may connect to the listeners of a server, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Users that unix sockets let in, beside root and this process's own.
     pub users: Vec<Uid>,
+    /// TCP is served over TLS, and over nothing else. Unix sockets, whose users the kernel knows, are not.
+    pub tls: Option<Arc<TlsServer>>,
     /// TCP may be served beyond this host, in plain text and to whoever asks.
     pub plain_tcp: bool,
 }

@@ -14,6 +14,7 @@
 //! - [`tap`]: the captured device: every change of the source disk becomes a record of the ring
 //! - [`regions`]: the dirty map, which remembers across a crash which regions the log does not have
 //! - [`resync`]: the state of the log (in order, overflow, resync): initial replication and every repair; [`pace`] holds it back
+//! - [`tls`]: TLS between a client on the network and a lane
 //! - [`settle`]: what the recovery of a ring asks of the disks
 
 pub mod access;
@@ -31,3 +32,4 @@ pub mod server;
 pub mod settle;
 pub mod sync_device;
 pub mod tap;
+pub mod tls;

@@ -202,7 +202,9 @@ fn allowed(at: &Listen, address: &str, access: &Access) -> Result<Vec<SocketAddr
         return Err(ListenError::NoAddress { at: at.clone() });
     }
     match beyond_this_host(&addresses) {
-        Some(address) if !access.plain_tcp => Err(ListenError::PlainTcp { at: at.clone(), address }),
+        Some(address) if !access.plain_tcp && access.tls.is_none() => {
+            Err(ListenError::PlainTcp { at: at.clone(), address })
+        }
         _ => Ok(addresses),
     }
 }

@@ -1,19 +1,22 @@
 //! A server of disks: lanes with their devices, the sockets they are reached by, and an orderly stop.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::access::Access;
 use crate::device::{Device, DeviceInfo};
 use crate::engine::Engine;
-use crate::lane::{Command, Lane, LaneError, LaneHandle, Listener, Offer, Route};
+use crate::lane::{Command, Lane, LaneError, LaneHandle, Listener, Offer, Route, Secure};
 use crate::listen::{self, SocketFile};
 pub use crate::listen::{Listen, ListenError};
 use crate::nbd::export::Export;
+use crate::tls::identity::Clients;
+use crate::tls::relay::LAST_ANSWERS_MAX;
 
 /// Any error of a device factory.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -35,6 +38,8 @@ pub struct ExportPlan {
     pub place: usize,
     /// Text for people; empty for none.
     pub description: String,
+    /// Whom it is for, over TLS; `None`: whoever has a certificate of the authority.
+    pub clients: Option<Clients>,
 }
 
 type Factory<D> = Box<dyn FnOnce() -> Result<LaneParts<D>, BoxError> + Send>;
@@ -124,14 +129,14 @@ impl<D: Device + 'static> ServerBuilder<D> {
     /// # Panics
     /// When a factory made another number of devices than it has exports: a programming error.
     pub fn start(self) -> Result<Server<D>, ServerError> {
-        let mut server = Server { lanes: Vec::new(), files: Vec::new(), listening: Vec::new() };
+        let mut server = Server { lanes: Vec::new(), files: Vec::new(), listening: Vec::new(), relays: bounded(0).1 };
         let mut offers: Vec<Offered<D>> = Vec::new();
         for (number, (exports, make)) in self.plans.into_iter().enumerate() {
             let (lane, infos) = start_lane(number, make)?;
             assert_eq!(infos.len(), exports.len(), "lane {number}: one device for each export");
             for (device, (plan, info)) in exports.into_iter().zip(infos).enumerate() {
                 let route = Route { lane: number, handle: lane.handle.clone(), device };
-                let export = Export { info, description: plan.description };
+                let export = Export { info, description: plan.description, clients: plan.clients };
                 offers.push(Offered { place: plan.place, listen: plan.listen, export, route });
             }
             server.lanes.push(lane);
@@ -205,6 +210,8 @@ pub struct Server<D> {
     lanes: Vec<RunningLane<D>>,
     files: Vec<SocketFile>,
     listening: Vec<Listen>,
+    /// Ends when the last TLS relay has ended.
+    relays: Receiver<Infallible>,
 }
 
 impl<D> Server<D> {
@@ -224,11 +231,15 @@ impl<D> Server<D> {
             routes.push(route);
         }
         let access = Arc::new(access);
+        let (running, relays) = bounded(0);
+        self.relays = relays;
         for (at, exports, routes) in groups {
             let bound = listen::open(&at, &access)?;
             let first = routes[0].handle.clone();
-            let offer = Offer { exports: exports.into(), routes: routes.into() };
-            let listener = Listener::new(bound.fd, matches!(at, Listen::Tcp(_)), offer, Arc::clone(&access));
+            let tcp = matches!(at, Listen::Tcp(_));
+            let tls = access.tls.clone().filter(|_| tcp).map(|server| Secure { server, _running: running.clone() });
+            let offer = Offer { exports: exports.into(), routes: routes.into(), tls };
+            let listener = Listener::new(bound.fd, tcp, offer, Arc::clone(&access));
             self.files.extend(bound.file);
             self.listening.push(bound.at);
             // A lane that is gone already reports its reason at the stop.
@@ -297,6 +308,10 @@ impl<D> Server<D> {
                 Err(_) => Err(ServerError::Panicked { lane: number }),
             };
             end = end.and(joined);
+        }
+        // The lanes have given their last answers to the relays; these to the clients.
+        if let Err(RecvTimeoutError::Timeout) = self.relays.recv_timeout(LAST_ANSWERS_MAX) {
+            tracing::warn!("a client over TLS did not take its last answers");
         }
         end
     }

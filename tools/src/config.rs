@@ -6,11 +6,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use farshore_capture::pace;
 use farshore_capture::resync::{FULL_WAIT, THROTTLE_WAIT};
 use farshore_capture::server::Listen;
+use farshore_capture::tls::identity::Clients;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
 use farshore_shipper::config::THREADS_MAX;
@@ -20,7 +21,7 @@ use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
 use nix::sched::CpuSet;
 use serde::Deserialize;
 
-use crate::access::AccessPlan;
+use crate::access::{self, AccessPlan, FileTls};
 use crate::agent::look::Looker;
 use crate::failure::{Next, fail};
 use crate::paths;
@@ -95,6 +96,7 @@ struct File {
     listen_uids: Vec<u32>,
     #[serde(default)]
     allow_plain_tcp: bool,
+    tls: Option<FileTls>,
     disk: Vec<FileDisk>,
 }
 
@@ -114,6 +116,7 @@ struct FileDisk {
     name: DiskName,
     source: PathBuf,
     listen: String,
+    tls_clients: Option<Vec<String>>,
 }
 
 /// What happens to writes while the ring is full.
@@ -206,6 +209,8 @@ pub struct DiskConfig {
     pub source: PathBuf,
     /// Where its export listens.
     pub listen: Listen,
+    /// Whom its export is for, over TLS; `None`: every certificate of the authority.
+    pub clients: Option<Clients>,
 }
 
 impl Config {
@@ -261,7 +266,9 @@ impl Config {
                     .because(e)
                     .next("write listen = \"unix:/path/to.sock\" or \"tcp:127.0.0.1:10809\"")
             })?;
-            disks.push(DiskConfig { name: disk.name, source, listen });
+            let clients = access::clients(disk.tls_clients, file.tls.is_some(), &listen)
+                .with_context(|| format!("disk {}: tls_clients", disk.name))?;
+            disks.push(DiskConfig { name: disk.name, source, listen, clients });
         }
         let ring_bytes = file.ring_size.map_or(RING_BYTES, |s| s.as_u64());
         ensure!(
@@ -365,7 +372,11 @@ impl Config {
             engine: file.engine,
             lanes,
             lane_cpus,
-            listen_access: AccessPlan { users: file.listen_uids, plain_tcp: file.allow_plain_tcp },
+            listen_access: AccessPlan {
+                users: file.listen_uids,
+                plain_tcp: file.allow_plain_tcp,
+                tls: file.tls.map(|tls| tls.dir(base)),
+            },
             disks,
         })
     }

@@ -52,3 +52,21 @@ fn plain_tcp_beyond_this_host_has_to_be_allowed() {
     assert!(access.plain_tcp);
     assert_eq!(access.users, [nix::unistd::Uid::from_raw(64_055)]);
 }
+
+#[test]
+fn a_list_of_clients_needs_tls() {
+    let list = "tls_clients = [\"CN=host7\"]";
+    let over_tcp = GOOD.replace("unix:/run/farshore/web01-vda.sock", "tcp:0.0.0.0:10809");
+    let good = read(&format!("{over_tcp}\n{list}\n[tls]\ndir = \"pki\"")).unwrap();
+    assert_eq!(good.disks[0].clients.as_ref().map(|c| c.0.len()), Some(1));
+    assert!(good.listen_access.tls.as_ref().is_some_and(|dir| dir.ends_with("pki") && dir.is_absolute()));
+    for (text, word) in [
+        (format!("{over_tcp}\n{list}"), "[tls]"),
+        (format!("{GOOD}\n{list}\n[tls]\ndir = \"pki\""), "unix:"),
+        (format!("{over_tcp}\ntls_clients = [\"host7\"]\n[tls]\ndir = \"pki\""), "CN=host7"),
+        (format!("{over_tcp}\n[tls]\ndir = \"pki\"\ncrl = \"x\""), "crl"),
+    ] {
+        let error = format!("{:#}", read(&text).unwrap_err());
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}

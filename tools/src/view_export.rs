@@ -14,7 +14,7 @@ use farshore_changelog::ids::DiskName;
 use farshore_changelog::units::ByteRange;
 use farshore_processor::view::{ReadDisk, ViewDisk};
 
-use crate::access::AccessPlan;
+use crate::access::AccessArgs;
 use crate::failure::Next;
 use crate::stop;
 
@@ -67,14 +67,16 @@ pub type NamedDisk = (DiskName, ViewDisk);
 pub fn serve(
     disks: Vec<NamedDisk>,
     listen: &Listen,
-    access: &AccessPlan,
+    access: &AccessArgs,
     description: &str,
 ) -> Result<Server<SyncDevice<ServedDisk>>> {
-    let access = access.open([listen])?;
+    let clients = access.clients();
+    let access = access.plan().open([listen])?;
     let plan = |(place, _): (usize, &NamedDisk)| ExportPlan {
         listen: listen.clone(),
         place,
         description: description.to_owned(),
+        clients: clients.clone(),
     };
     let plans = disks.iter().enumerate().map(plan).collect();
     let server = ServerBuilder::new().access(access).lane(plans, move || {
@@ -96,11 +98,12 @@ pub fn serve_until(server: Server<SyncDevice<ServedDisk>>, stop: &AtomicBool) ->
     Ok(server.stop()?)
 }
 
-/// The NBD URI of an export.
+/// The NBD URI of an export; with `tls`, TCP is served over TLS.
 #[must_use]
-pub fn uri(listen: &Listen, name: &str) -> String {
+pub fn uri(listen: &Listen, tls: bool, name: &str) -> String {
     match listen {
         Listen::Unix(path) => format!("nbd+unix:///{name}?socket={}", path.display()),
+        Listen::Tcp(address) if tls => format!("nbds://{address}/{name}"),
         Listen::Tcp(address) => format!("nbd://{address}/{name}"),
     }
 }

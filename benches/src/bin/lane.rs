@@ -57,7 +57,7 @@ fn through(config: &Path) -> Result<()> {
     let config = Config::read(config)?;
     let mut builder = ServerBuilder::new();
     for (place, (disk, plan)) in enable::open_disks(&config)?.into_iter().zip(&config.disks).enumerate() {
-        let plan = ExportPlan { listen: plan.listen.clone(), place, description: String::new() };
+        let plan = ExportPlan { listen: plan.listen.clone(), place, description: String::new(), clients: None };
         builder = builder.lane(vec![plan], move || {
             let tap = Tap::new(TapSetup {
                 disk,

@@ -159,6 +159,7 @@ pub fn lanes(
             listen: config.disks[place].listen.clone(),
             place,
             description: format!("disk {} of group {}", disk.name(), config.group),
+            clients: config.disks[place].clients.clone(),
         });
         dealt[lane].push(Dealt { index: DiskIndex(u16::try_from(place)?), disk, map, state });
     }

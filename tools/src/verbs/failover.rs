@@ -89,10 +89,10 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     })?
     .next("see the cause; the same command goes on where it stopped")?;
     let disks: Vec<NamedDisk> = done.disks.into_iter().map(|d| (d.base().name().clone(), d)).collect();
-    let shown = DiskShown::all(&disks, &listen);
+    let shown = DiskShown::all(&disks, &listen, access.tls.is_some());
     let dir = GroupDir::new(&args.which.target, &args.which.group);
     let point = PointShown::of(&dir, &args.which.group, &done.point);
-    let server = serve(disks, &listen, &access, &point.line())?;
+    let server = serve(disks, &listen, &args.access, &point.line())?;
     let served = Served {
         group: args.which.group.to_string(),
         point,
