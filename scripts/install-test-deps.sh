@@ -82,6 +82,8 @@ need patch patch
 need valgrind valgrind
 need strip binutils
 need xz xz-utils
+need openssl openssl
+need setpriv util-linux
 need gcc gcc
 need c++ g++
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,12 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
+use crate::access::{Access, beyond_this_host};
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+/// Most addresses of one host name that are tried.
+const ADDRESSES_MAX: usize = 64;
 /// How long another process may hold a socket's folder while it listens there itself.
 const FOLDER_LOCK_MAX: Duration = Duration::from_secs(5);
 /// How long an address may be in use before that is an error.
@@ -31,7 +35,7 @@ const FOLDER_LOCK_RETRY: Duration = Duration::from_millis(20);
 pub enum Listen {
     /// A unix socket, mode 0600.
     Unix(PathBuf),
-    /// Host and port. Without encryption and without a password: for trusted networks.
+    /// Host and port. Beyond this host only when that is allowed: there is no password.
     Tcp(String),
 }
 
@@ -54,6 +58,19 @@ impl Listen {
     }
 }
 
+impl Listen {
+    /// Whether it may be listened at, without doing so: what can be refused is refused before anything else is begun.
+    ///
+    /// # Errors
+    /// [`ListenError::PlainTcp`], or that the host has no address.
+    pub fn check(&self, access: &Access) -> Result<(), ListenError> {
+        match self {
+            Self::Unix(_) => Ok(()),
+            Self::Tcp(address) => allowed(self, address, access).map(drop),
+        }
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -71,6 +88,22 @@ pub enum ListenError {
     Address {
         /// What was given.
         text: String,
+    },
+    /// Whoever reaches the address could read and write the disks.
+    #[error(
+        "{at} can be reached from other hosts ({address}), where whoever connects could read and write the disks, in plain text"
+    )]
+    PlainTcp {
+        /// Where it was to listen.
+        at: Listen,
+        /// The address that is not this host's alone.
+        address: SocketAddr,
+    },
+    /// A host name without an address.
+    #[error("{at} names no address")]
+    NoAddress {
+        /// Where it was to listen.
+        at: Listen,
     },
     /// Another process serves clients there.
     #[error("another process listens on {}: stop it, or choose another path", path.display())]
@@ -101,7 +134,7 @@ impl ListenError {
         match self {
             Self::Busy { .. } => true,
             Self::Io { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
-            Self::Address { .. } | Self::NotASocket { .. } => false,
+            Self::Address { .. } | Self::PlainTcp { .. } | Self::NoAddress { .. } | Self::NotASocket { .. } => false,
         }
     }
 }
@@ -136,25 +169,43 @@ impl Drop for SocketFile {
 ///
 /// # Errors
 /// [`ListenError`].
-pub(crate) fn open(at: &Listen) -> Result<Bound, ListenError> {
+pub(crate) fn open(at: &Listen, access: &Access) -> Result<Bound, ListenError> {
     let deadline = clock::mono() + IN_USE_MAX;
     loop {
-        match open_now(at) {
+        match open_now(at, access) {
             Err(e) if e.is_in_use() && clock::mono() < deadline => clock::sleep(IN_USE_RETRY),
             opened => return opened,
         }
     }
 }
 
-fn open_now(at: &Listen) -> Result<Bound, ListenError> {
+fn open_now(at: &Listen, access: &Access) -> Result<Bound, ListenError> {
     match at {
         Listen::Unix(path) => open_unix(path),
         Listen::Tcp(address) => {
             let failed = |source| ListenError::Io { what: "listen on", at: at.to_string(), source };
-            let listener = TcpListener::bind(address).map_err(failed)?;
+            let addresses = allowed(at, address, access)?;
+            // What was looked at, and not the name: it may mean something else by now.
+            let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
             let at = Listen::Tcp(listener.local_addr().map_err(failed)?.to_string());
             Ok(Bound { fd: listener.into(), at, file: None })
         }
+    }
+}
+
+/// The addresses of a host and port, unless one is not to be listened at.
+fn allowed(at: &Listen, address: &str, access: &Access) -> Result<Vec<SocketAddr>, ListenError> {
+    let found = address.to_socket_addrs();
+    let found = found.map_err(|source| ListenError::Io { what: "find the address of", at: at.to_string(), source })?;
+    let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+    if addresses.is_empty() {
+        return Err(ListenError::NoAddress { at: at.clone() });
+    }
+    match beyond_this_host(&addresses) {
+        Some(address) if !access.plain_tcp && access.tls.is_none() => {
+            Err(ListenError::PlainTcp { at: at.clone(), address })
+        }
+        _ => Ok(addresses),
     }
 }
 
@@ -240,7 +291,7 @@ mod tests {
     fn a_socket_is_for_its_owner_and_goes_away_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/folder/a.sock");
-        let bound = open(&Listen::Unix(path.clone())).unwrap();
+        let bound = open(&Listen::Unix(path.clone()), &Access::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         drop(bound.file);
         assert!(!path.exists());
@@ -251,8 +302,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let bound = open(&Listen::Unix(path.clone())).unwrap();
-        assert!(matches!(open(&Listen::Unix(path.clone())), Err(ListenError::Busy { .. })));
+        let bound = open(&Listen::Unix(path.clone()), &Access::default()).unwrap();
+        assert!(matches!(open(&Listen::Unix(path.clone()), &Access::default()), Err(ListenError::Busy { .. })));
         // A successor that took the name keeps it.
         fs::remove_file(&path).unwrap();
         let _successor = UnixListener::bind(&path).unwrap();
@@ -265,7 +316,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         fs::write(&path, b"precious").unwrap();
-        assert!(matches!(open(&Listen::Unix(path.clone())), Err(ListenError::NotASocket { .. })));
+        assert!(matches!(open(&Listen::Unix(path.clone()), &Access::default()), Err(ListenError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn plain_tcp_is_for_this_host_unless_it_is_allowed() {
+        let allowed = Access { plain_tcp: true, ..Access::default() };
+        for (text, local) in [("tcp:127.0.0.1:0", true), ("tcp:localhost:0", true), ("tcp:0.0.0.0:0", false)] {
+            let at = Listen::parse(text, Path::new("/")).unwrap();
+            assert_eq!(at.check(&Access::default()).is_ok(), local, "{text}");
+            let opened = open(&at, &Access::default());
+            match opened {
+                Ok(_) => assert!(local, "{text} was served"),
+                Err(ListenError::PlainTcp { .. }) => assert!(!local, "{text} was refused"),
+                Err(e) => panic!("{text}: {e}"),
+            }
+            assert!(open(&at, &allowed).is_ok(), "{text}");
+        }
     }
 }

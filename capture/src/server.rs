@@ -1,17 +1,22 @@
 //! A server of disks: lanes with their devices, the sockets they are reached by, and an orderly stop.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::access::Access;
 use crate::device::{Device, DeviceInfo};
 use crate::engine::Engine;
-use crate::lane::{Command, Lane, LaneError, LaneHandle, Listener, Offer, Route};
+use crate::lane::{Command, Lane, LaneError, LaneHandle, Listener, Offer, Route, Secure};
 use crate::listen::{self, SocketFile};
 pub use crate::listen::{Listen, ListenError};
 use crate::nbd::export::Export;
+use crate::tls::identity::Clients;
+use crate::tls::relay::LAST_ANSWERS_MAX;
 
 /// Any error of a device factory.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -33,6 +38,8 @@ pub struct ExportPlan {
     pub place: usize,
     /// Text for people; empty for none.
     pub description: String,
+    /// Whom it is for, over TLS; `None`: whoever has a certificate of the authority.
+    pub clients: Option<Clients>,
 }
 
 type Factory<D> = Box<dyn FnOnce() -> Result<LaneParts<D>, BoxError> + Send>;
@@ -81,11 +88,12 @@ pub enum ServerError {
 /// Collects the lanes of a server.
 pub struct ServerBuilder<D> {
     plans: Vec<(Vec<ExportPlan>, Factory<D>)>,
+    access: Access,
 }
 
 impl<D: Device + 'static> Default for ServerBuilder<D> {
     fn default() -> Self {
-        Self { plans: Vec::new() }
+        Self { plans: Vec::new(), access: Access::default() }
     }
 }
 
@@ -94,6 +102,13 @@ impl<D: Device + 'static> ServerBuilder<D> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says who may connect; unless it is called, that is this user and root, and over TCP this host.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// Adds a lane. `make` runs on its thread and makes one device for each of `exports`, in their order.
@@ -114,20 +129,20 @@ impl<D: Device + 'static> ServerBuilder<D> {
     /// # Panics
     /// When a factory made another number of devices than it has exports: a programming error.
     pub fn start(self) -> Result<Server<D>, ServerError> {
-        let mut server = Server { lanes: Vec::new(), files: Vec::new(), listening: Vec::new() };
+        let mut server = Server { lanes: Vec::new(), files: Vec::new(), listening: Vec::new(), relays: bounded(0).1 };
         let mut offers: Vec<Offered<D>> = Vec::new();
         for (number, (exports, make)) in self.plans.into_iter().enumerate() {
             let (lane, infos) = start_lane(number, make)?;
             assert_eq!(infos.len(), exports.len(), "lane {number}: one device for each export");
             for (device, (plan, info)) in exports.into_iter().zip(infos).enumerate() {
                 let route = Route { lane: number, handle: lane.handle.clone(), device };
-                let export = Export { info, description: plan.description };
+                let export = Export { info, description: plan.description, clients: plan.clients };
                 offers.push(Offered { place: plan.place, listen: plan.listen, export, route });
             }
             server.lanes.push(lane);
         }
         offers.sort_by_key(|o| o.place);
-        server.listen(offers)?;
+        server.listen(offers, self.access)?;
         Ok(server)
     }
 }
@@ -195,11 +210,13 @@ pub struct Server<D> {
     lanes: Vec<RunningLane<D>>,
     files: Vec<SocketFile>,
     listening: Vec<Listen>,
+    /// Ends when the last TLS relay has ended.
+    relays: Receiver<Infallible>,
 }
 
 impl<D> Server<D> {
     /// Groups the exports by address and hands each listener to the lane of its first export.
-    fn listen(&mut self, offers: Vec<Offered<D>>) -> Result<(), ServerError> {
+    fn listen(&mut self, offers: Vec<Offered<D>>, access: Access) -> Result<(), ServerError> {
         let mut groups: Vec<(Listen, Vec<Export>, Vec<Route<D>>)> = Vec::new();
         for Offered { listen, export, route, .. } in offers {
             let at = groups.iter().position(|(at, ..)| *at == listen).unwrap_or_else(|| {
@@ -213,11 +230,16 @@ impl<D> Server<D> {
             exports.push(export);
             routes.push(route);
         }
+        let access = Arc::new(access);
+        let (running, relays) = bounded(0);
+        self.relays = relays;
         for (at, exports, routes) in groups {
-            let bound = listen::open(&at)?;
+            let bound = listen::open(&at, &access)?;
             let first = routes[0].handle.clone();
-            let offer = Offer { exports: exports.into(), routes: routes.into() };
-            let listener = Listener::new(bound.fd, matches!(at, Listen::Tcp(_)), offer);
+            let tcp = matches!(at, Listen::Tcp(_));
+            let tls = access.tls.clone().filter(|_| tcp).map(|server| Secure { server, _running: running.clone() });
+            let offer = Offer { exports: exports.into(), routes: routes.into(), tls };
+            let listener = Listener::new(bound.fd, tcp, offer, Arc::clone(&access));
             self.files.extend(bound.file);
             self.listening.push(bound.at);
             // A lane that is gone already reports its reason at the stop.
@@ -286,6 +308,10 @@ impl<D> Server<D> {
                 Err(_) => Err(ServerError::Panicked { lane: number }),
             };
             end = end.and(joined);
+        }
+        // The lanes have given their last answers to the relays; these to the clients.
+        if let Err(RecvTimeoutError::Timeout) = self.relays.recv_timeout(LAST_ANSWERS_MAX) {
+            tracing::warn!("a client over TLS did not take its last answers");
         }
         end
     }

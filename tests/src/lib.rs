@@ -13,6 +13,7 @@
 //! - [`guest_script`]: what those scripts have in common
 //! - [`client`]: a small NBD client that can also misbehave
 //! - [`chaos`]: a load of overlapping requests that reconnects
+//! - [`certificates`]: an authority, as the documentation makes it
 //! - [`fio`], [`nbdsh`]: loads and probes by foreign programs
 //! - [`vm_disk`]: an export behind QEMU's own client, which waits for a server that is away
 //! - [`log_watch`]: what a group's log says, as it grows
@@ -27,6 +28,7 @@
 //! - [`pattern`]: bytes that are known from a seed
 
 pub mod bin;
+pub mod certificates;
 pub mod chaos;
 pub mod client;
 pub mod deps;

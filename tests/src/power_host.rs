@@ -50,6 +50,7 @@ segment_size = \"1MiB\"
 spool_size = \"16MiB\"
 max_delay = \"100ms\"
 heartbeat = \"500ms\"
+allow_plain_tcp = true
 [[disk]]
 name = \"vda\"
 source = \"SOURCE\"

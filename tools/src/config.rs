@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use farshore_capture::pace;
 use farshore_capture::resync::{FULL_WAIT, THROTTLE_WAIT};
 use farshore_capture::server::Listen;
+use farshore_capture::tls::identity::Clients;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
 use farshore_shipper::bandwidth::Bandwidth;
@@ -21,6 +22,7 @@ use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
 use nix::sched::CpuSet;
 use serde::Deserialize;
 
+use crate::access::{self, AccessPlan, FileTls};
 use crate::agent::look::Looker;
 use crate::failure::{Next, fail};
 use crate::paths;
@@ -43,7 +45,6 @@ const SPOOL_BYTES: u64 = 1 << 30;
 /// Most threads that compress, unless the config says otherwise; half of the cores are left to the guests in any case.
 const SHIPPER_THREADS: usize = 4;
 
-/// What the file says.
 /// `compression` as it is written.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged, expecting = "compression must be \"auto\" or a zstd level from 1 to 19")]
@@ -58,6 +59,7 @@ enum FileCompressionWord {
     Auto,
 }
 
+/// What the file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -95,6 +97,11 @@ struct File {
     engine: EngineChoice,
     lanes: Option<u32>,
     lane_cpus: Option<Vec<usize>>,
+    #[serde(default)]
+    listen_uids: Vec<u32>,
+    #[serde(default)]
+    allow_plain_tcp: bool,
+    tls: Option<FileTls>,
     disk: Vec<FileDisk>,
 }
 
@@ -114,6 +121,7 @@ struct FileDisk {
     name: DiskName,
     source: PathBuf,
     listen: String,
+    tls_clients: Option<Vec<String>>,
 }
 
 /// What happens to writes while the ring is full.
@@ -195,6 +203,8 @@ pub struct Config {
     pub lanes: u32,
     /// Processors that they are pinned to, in turn; empty: wherever the kernel has room.
     pub lane_cpus: Vec<usize>,
+    /// Who may connect to the exports.
+    pub listen_access: AccessPlan,
     /// The disks, in index order.
     pub disks: Vec<DiskConfig>,
 }
@@ -208,6 +218,8 @@ pub struct DiskConfig {
     pub source: PathBuf,
     /// Where its export listens.
     pub listen: Listen,
+    /// Whom its export is for, over TLS; `None`: every certificate of the authority.
+    pub clients: Option<Clients>,
 }
 
 impl Config {
@@ -263,7 +275,9 @@ impl Config {
                     .because(e)
                     .next("write listen = \"unix:/path/to.sock\" or \"tcp:127.0.0.1:10809\"")
             })?;
-            disks.push(DiskConfig { name: disk.name, source, listen });
+            let clients = access::clients(disk.tls_clients, file.tls.is_some(), &listen)
+                .with_context(|| format!("disk {}: tls_clients", disk.name))?;
+            disks.push(DiskConfig { name: disk.name, source, listen, clients });
         }
         let ring_bytes = file.ring_size.map_or(RING_BYTES, |s| s.as_u64());
         ensure!(
@@ -374,6 +388,11 @@ impl Config {
             engine: file.engine,
             lanes,
             lane_cpus,
+            listen_access: AccessPlan {
+                users: file.listen_uids,
+                plain_tcp: file.allow_plain_tcp,
+                tls: file.tls.map(|tls| tls.dir(base)),
+            },
             disks,
         })
     }
@@ -415,60 +434,5 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Config> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("web01.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::read(&path)
-    }
-
-    const GOOD: &str = r#"
-        group = "web01"
-        vault = "file:///var/lib/farshore/vault"
-        [[disk]]
-        name = "vda"
-        source = "/var/lib/vms/web01-vda.raw"
-        listen = "unix:/run/farshore/web01-vda.sock"
-    "#;
-
-    #[test]
-    fn the_form_of_the_design_is_read() {
-        let config = read(GOOD).unwrap();
-        assert_eq!(config.group.as_str(), "web01");
-        assert_eq!(config.disks[0].source, Path::new("/var/lib/vms/web01-vda.raw"));
-        assert_eq!(config.heartbeat, HEARTBEAT);
-    }
-
-    #[test]
-    fn a_limit_of_the_uploads_is_read_as_a_table_or_in_line() {
-        let table =
-            read(&format!("bandwidth = \"200 Mbit/s\"\n{GOOD}\n[bandwidth_schedule]\n\"08:00-18:00\" = \"50 Mbit/s\""));
-        let inline =
-            format!("bandwidth = \"200Mbit/s\"\nbandwidth_schedule = {{ \"08:00-18:00\" = \"50 Mbit/s\" }}\n{GOOD}");
-        let (table, inline) = (table.unwrap(), read(&inline).unwrap());
-        assert_eq!(table.bandwidth, inline.bandwidth);
-        assert!(!table.shipper().bandwidth.is_unlimited() && read(GOOD).unwrap().bandwidth.is_unlimited());
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let cases = [
-            (GOOD.replace("vault =", "vualt ="), "vualt"),
-            (format!("ring_size = \"1MiB\"\n{GOOD}"), "ring_size"),
-            (format!("max_delay = \"soon\"\n{GOOD}"), "soon"),
-            (format!("{GOOD}\n{}", &GOOD[GOOD.find("[[disk]]").unwrap()..]), "named twice"),
-            (GOOD.replace("unix:/run", "http:/run"), "http:/run"),
-            (format!("uploads = 17\n{GOOD}"), "uploads"),
-            (format!("bandwidth = \"200 MB/s\"\n{GOOD}"), "200 MB/s"),
-            (format!("bandwidth_schedule = {{ \"08:00-08:00\" = \"1 Mbit/s\" }}\n{GOOD}"), "08:00-08:00"),
-            (GOOD.replace("\"web01\"", "\"../web01\""), "../web01"),
-        ];
-        for (text, word) in cases {
-            let error = format!("{:#}", read(&text).unwrap_err());
-            assert!(error.contains(word), "{word:?} is not in: {error}");
-        }
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

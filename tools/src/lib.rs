@@ -1,6 +1,7 @@
 //! The command line and nothing else: each verb is a file in [`verbs`]; what it does lies in the stages. It is a library, so that
 //! the simulator of the tests links the agent's start as shipped; the program `farshore` is [`main`].
 
+pub mod access;
 pub mod agent;
 mod cli;
 pub mod config;

@@ -74,13 +74,13 @@ pub struct DiskShown {
 }
 
 impl DiskShown {
-    /// Prepares the disks exported on `listen` for printing.
+    /// Prepares the disks exported on `listen` for printing; with `tls`, TCP is served over TLS.
     #[must_use]
-    pub fn all(disks: &[NamedDisk], listen: &Listen) -> Vec<Self> {
+    pub fn all(disks: &[NamedDisk], listen: &Listen, tls: bool) -> Vec<Self> {
         let shown = |(name, disk): &NamedDisk| Self {
             name: name.to_string(),
             size_bytes: disk.size_bytes(),
-            uri: uri(listen, name.as_str()),
+            uri: uri(listen, tls, name.as_str()),
         };
         disks.iter().map(shown).collect()
     }

@@ -14,6 +14,7 @@ use farshore_changelog::ids::DiskName;
 use farshore_changelog::units::ByteRange;
 use farshore_processor::view::{ReadDisk, ViewDisk};
 
+use crate::access::AccessArgs;
 use crate::failure::Next;
 use crate::stop;
 
@@ -63,14 +64,22 @@ pub type NamedDisk = (DiskName, ViewDisk);
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub fn serve(disks: Vec<NamedDisk>, listen: &Listen, description: &str) -> Result<Server<SyncDevice<ServedDisk>>> {
+pub fn serve(
+    disks: Vec<NamedDisk>,
+    listen: &Listen,
+    access: &AccessArgs,
+    description: &str,
+) -> Result<Server<SyncDevice<ServedDisk>>> {
+    let clients = access.clients();
+    let access = access.plan().open([listen])?;
     let plan = |(place, _): (usize, &NamedDisk)| ExportPlan {
         listen: listen.clone(),
         place,
         description: description.to_owned(),
+        clients: clients.clone(),
     };
     let plans = disks.iter().enumerate().map(plan).collect();
-    let server = ServerBuilder::new().lane(plans, move || {
+    let server = ServerBuilder::new().access(access).lane(plans, move || {
         let (engine, _) = engine::open(EngineKind::Auto)?;
         let device = |(owner, (name, disk)): (usize, NamedDisk)| {
             SyncDevice::new(name.to_string(), u32::try_from(owner).unwrap_or(u32::MAX), Arc::new(ServedDisk(disk)))
@@ -89,11 +98,12 @@ pub fn serve_until(server: Server<SyncDevice<ServedDisk>>, stop: &AtomicBool) ->
     Ok(server.stop()?)
 }
 
-/// The NBD URI of an export.
+/// The NBD URI of an export; with `tls`, TCP is served over TLS.
 #[must_use]
-pub fn uri(listen: &Listen, name: &str) -> String {
+pub fn uri(listen: &Listen, tls: bool, name: &str) -> String {
     match listen {
         Listen::Unix(path) => format!("nbd+unix:///{name}?socket={}", path.display()),
+        Listen::Tcp(address) if tls => format!("nbds://{address}/{name}"),
         Listen::Tcp(address) => format!("nbd://{address}/{name}"),
     }
 }

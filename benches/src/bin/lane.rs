@@ -57,7 +57,7 @@ fn through(config: &Path) -> Result<()> {
     let config = Config::read(config)?;
     let mut builder = ServerBuilder::new();
     for (place, (disk, plan)) in enable::open_disks(&config)?.into_iter().zip(&config.disks).enumerate() {
-        let plan = ExportPlan { listen: plan.listen.clone(), place, description: String::new() };
+        let plan = ExportPlan { listen: plan.listen.clone(), place, description: String::new(), clients: None };
         builder = builder.lane(vec![plan], move || {
             let tap = Tap::new(TapSetup {
                 disk,
@@ -77,10 +77,11 @@ fn through(config: &Path) -> Result<()> {
 
 fn drained(config: &Path) -> Result<()> {
     let config = Config::read(config)?;
+    let access = enable::access(&config)?;
     let start::Prepared { lock: _lock, disks, maps, ring, mode, .. } = start::prepare(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
     let reader = read_and_drop(&ring, Arc::clone(&stop))?;
-    let serving = serve::serve(&config, &ring, disks, maps, mode)?;
+    let serving = serve::serve(&config, access, &ring, disks, maps, mode)?;
     while serving.states.iter().any(|state| state.read().lost_regions > 0) {
         if reader.is_finished() {
             bail!("the reader of the ring has ended");

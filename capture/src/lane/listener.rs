@@ -1,36 +1,47 @@
 //! A listening socket on a lane: accepts one connection after the other, within its limit.
 
+use std::convert::Infallible;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
 use super::LaneHandle;
 use super::accepted;
+use crate::access::{self, Access};
 use crate::device::DeviceTokens;
 use crate::engine::{Completion, Engine, Io};
 use crate::nbd::export::Export;
+use crate::tls::files::TlsServer;
 
 /// Most connections of one listener, negotiating or serving; a further one is closed at once.
 pub const CONNECTIONS_PER_LISTENER_MAX: usize = 100;
 /// Pause after an accept that failed (no descriptor or memory left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The right to be one of a listener's connections; dropping it makes room for another.
-pub(crate) struct Permit(Arc<AtomicUsize>);
+/// The right to be one of a listener's connections; when the last copy is dropped, there is room for another.
+#[derive(Clone)]
+pub(crate) struct Permit {
+    /// Held, and not looked at.
+    _place: Arc<Place>,
+}
+
+/// One of a listener's connections, in their count.
+struct Place(Arc<AtomicUsize>);
 
 impl Permit {
     fn take(count: &Arc<AtomicUsize>) -> Option<Self> {
         let below = |n: usize| (n < CONNECTIONS_PER_LISTENER_MAX).then_some(n + 1);
         // Relaxed: a count and nothing else hangs on it.
         count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
-        Some(Self(Arc::clone(count)))
+        Some(Self { _place: Arc::new(Place(Arc::clone(count))) })
     }
 }
 
-impl Drop for Permit {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -52,11 +63,22 @@ pub(crate) struct Offer<D> {
     pub exports: Arc<[Export]>,
     /// Their devices.
     pub routes: Arc<[Route<D>]>,
+    /// With what they are served over TLS, and over nothing else.
+    pub tls: Option<Secure>,
+}
+
+/// What a relay is started with.
+#[derive(Clone)]
+pub(crate) struct Secure {
+    /// Certificates and key.
+    pub server: Arc<TlsServer>,
+    /// Each relay holds a copy to its end: so the server's stop knows when the last one has ended.
+    pub _running: Sender<Infallible>,
 }
 
 impl<D> Clone for Offer<D> {
     fn clone(&self) -> Self {
-        Self { exports: Arc::clone(&self.exports), routes: Arc::clone(&self.routes) }
+        Self { exports: Arc::clone(&self.exports), routes: Arc::clone(&self.routes), tls: self.tls.clone() }
     }
 }
 
@@ -65,6 +87,7 @@ pub(crate) struct Listener<D> {
     fd: OwnedFd,
     tcp: bool,
     pub offer: Offer<D>,
+    access: Arc<Access>,
     connections: Arc<AtomicUsize>,
     accepting: bool,
     stopped: bool,
@@ -73,9 +96,9 @@ pub(crate) struct Listener<D> {
 
 impl<D> Listener<D> {
     /// A listener that does not accept yet.
-    pub(crate) fn new(fd: OwnedFd, tcp: bool, offer: Offer<D>) -> Self {
+    pub(crate) fn new(fd: OwnedFd, tcp: bool, offer: Offer<D>, access: Arc<Access>) -> Self {
         let connections = Arc::new(AtomicUsize::new(0));
-        Self { fd, tcp, offer, connections, accepting: false, stopped: false, pause_until: None }
+        Self { fd, tcp, offer, access, connections, accepting: false, stopped: false, pause_until: None }
     }
 
     /// Starts the next accept, unless one is under way or a pause is.
@@ -101,6 +124,14 @@ impl<D> Listener<D> {
             }
         };
         if self.stopped {
+            return None;
+        }
+        // Before it counts: who may not connect takes no place from those who may.
+        if !self.tcp
+            && let Err(user) = access::admits(&self.access.users, &fd)
+        {
+            let user = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
+            tracing::warn!(user, "a connection was closed: its user may not use the disks; listen_uids lists who may");
             return None;
         }
         let Some(permit) = Permit::take(&self.connections) else {

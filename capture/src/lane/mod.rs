@@ -22,7 +22,7 @@ pub use crate::nbd::conn::PAYLOAD_STALL_MAX;
 pub(crate) use command::Command;
 pub use command::{COMMANDS_MAX, LaneAccess, LaneGone, LaneHandle};
 pub use listener::CONNECTIONS_PER_LISTENER_MAX;
-pub(crate) use listener::{Listener, Offer, Route};
+pub(crate) use listener::{Listener, Offer, Route, Secure};
 use peers::Peer;
 use stop::Stopping;
 pub use stop::{STOP_CLIENTS_MAX, STOP_DEVICES_MAX};

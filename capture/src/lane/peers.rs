@@ -1,6 +1,7 @@
 //! The connections of a lane: from the negotiation to the last answer.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::command::Arrival;
@@ -12,7 +13,9 @@ use crate::nbd::conn::{Conn, Ctx, PAYLOAD_STALL_MAX};
 use crate::nbd::greeting::Greeting;
 use crate::nbd::handshake::Negotiated;
 use crate::nbd::request::Agreed;
+use crate::nbd::securing::Securing;
 use crate::nbd::socket::{RECEIVE, Socket};
+use crate::tls::relay;
 
 /// One connection.
 pub(super) struct Peer<D> {
@@ -23,6 +26,7 @@ pub(super) struct Peer<D> {
 
 enum Stage<D> {
     Greeting(Greeting, Offer<D>),
+    Securing(Securing, Offer<D>),
     Serving(Conn),
 }
 
@@ -30,7 +34,7 @@ impl<D> Peer<D> {
     /// A fresh connection of a listener, which is lane's `key`-th peer.
     pub(super) fn greet(fd: OwnedFd, permit: Permit, offer: Offer<D>, key: usize, now: Instant) -> Self {
         let mut socket = Socket::new(fd, FIRST_PEER + key as u32);
-        let greeting = Greeting::new(offer.exports.clone(), &mut socket, now);
+        let greeting = Greeting::new(offer.exports.clone(), offer.tls.is_some(), &mut socket, now);
         Self { socket, permit, stage: Stage::Greeting(greeting, offer) }
     }
 
@@ -44,7 +48,7 @@ impl<D> Peer<D> {
     /// Begins the end: a negotiation is cut, a serving connection answers what is in flight.
     pub(super) fn leave(&mut self) {
         match &mut self.stage {
-            Stage::Greeting(..) => self.socket.cut(),
+            Stage::Greeting(..) | Stage::Securing(..) => self.socket.cut(),
             Stage::Serving(conn) => conn.leave(&mut self.socket),
         }
     }
@@ -70,6 +74,7 @@ impl<D: Device> Lane<D> {
         match stage {
             Stage::Greeting(greeting, _) if own == RECEIVE => greeting.received(socket, completion),
             Stage::Greeting(greeting, _) => greeting.sent(socket, completion),
+            Stage::Securing(securing, _) => securing.received(socket, completion),
             Stage::Serving(conn) if own == RECEIVE => {
                 let mut ctx = ctx(&mut self.disks[conn.device], self.engine.as_mut(), &mut self.finished);
                 conn.received(socket, &mut ctx, completion);
@@ -122,6 +127,16 @@ impl<D: Device> Lane<D> {
                 greeting.advance(socket, self.engine.as_mut());
                 if let Some(negotiated) = greeting.chosen(socket) {
                     self.serve(key, negotiated);
+                } else if greeting.starts_tls(socket) {
+                    self.secure(key);
+                } else if socket.dead() && socket.idle() {
+                    self.peers.remove(key);
+                }
+            }
+            Stage::Securing(securing, _) => {
+                securing.advance(socket, self.engine.as_mut());
+                if securing.done(socket) {
+                    self.secured(key);
                 } else if socket.dead() && socket.idle() {
                     self.peers.remove(key);
                 }
@@ -140,6 +155,38 @@ impl<D: Device> Lane<D> {
                 }
             }
         }
+    }
+
+    /// Puts a relay between the client and this lane, which begins TLS; the lane goes on with the relay's other end.
+    fn secure(&mut self, key: usize) {
+        let Some(Peer { socket, permit, stage }) = self.peers.try_remove(key) else { return };
+        let Stage::Greeting(greeting, offer) = stage else { return };
+        let Some(secure) = offer.tls.clone() else { return };
+        let (machine, since) = greeting.into_parts();
+        match relay::start(socket.into_fd(), Arc::clone(&secure.server), (permit.clone(), secure)) {
+            Ok(relayed) => {
+                let stage = Stage::Securing(Securing::new(machine, since, relayed.client), offer);
+                self.insert_peer(relayed.fd, permit, stage);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was closed: no thread or descriptor for TLS could be had")
+            }
+        }
+    }
+
+    /// The client is known: the negotiation goes on within TLS.
+    fn secured(&mut self, key: usize) {
+        let Some(Peer { socket, permit, stage }) = self.peers.try_remove(key) else { return };
+        let Stage::Securing(securing, offer) = stage else { return };
+        let Some((machine, since)) = securing.into_parts() else { return };
+        self.insert_peer(socket.into_fd(), permit, Stage::Greeting(Greeting::resumed(machine, since), offer));
+    }
+
+    fn insert_peer(&mut self, fd: OwnedFd, permit: Permit, stage: Stage<D>) {
+        let entry = self.peers.vacant_entry();
+        let key = entry.key();
+        entry.insert(Peer { socket: Socket::new(fd, FIRST_PEER + key as u32), permit, stage });
+        self.touched.push(key);
     }
 
     /// Begins the transmission phase: here, or on the lane of the chosen disk.
@@ -178,6 +225,10 @@ impl<D: Device> Lane<D> {
                 Stage::Greeting(greeting, _) => {
                     again = true;
                     now >= greeting.deadline()
+                }
+                Stage::Securing(securing, _) => {
+                    again = true;
+                    now >= securing.deadline()
                 }
                 Stage::Serving(conn) => {
                     crowded && conn.incomplete_since().is_some_and(|since| now >= since + PAYLOAD_STALL_MAX)

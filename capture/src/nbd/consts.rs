@@ -58,7 +58,7 @@ pub const OPT_EXPORT_NAME: u32 = 1;
 pub const OPT_ABORT: u32 = 2;
 /// Lists the exports.
 pub const OPT_LIST: u32 = 3;
-/// TLS, which this server does not have.
+/// Begins TLS.
 pub const OPT_STARTTLS: u32 = 5;
 /// Asks about an export.
 pub const OPT_INFO: u32 = 6;
@@ -89,6 +89,8 @@ pub const REP_ERR_UNSUP: u32 = REP_FLAG_ERROR | 1;
 pub const REP_ERR_POLICY: u32 = REP_FLAG_ERROR | 2;
 /// Malformed option.
 pub const REP_ERR_INVALID: u32 = REP_FLAG_ERROR | 3;
+/// Only within TLS.
+pub const REP_ERR_TLS_REQD: u32 = REP_FLAG_ERROR | 5;
 /// No such export.
 pub const REP_ERR_UNKNOWN: u32 = REP_FLAG_ERROR | 6;
 /// The server is stopping.

@@ -2,6 +2,7 @@
 
 use super::consts::*;
 use crate::device::DeviceInfo;
+use crate::tls::identity::Clients;
 
 /// One export of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub struct Export {
     pub info: DeviceInfo,
     /// Text for people; empty for none.
     pub description: String,
+    /// Whom it is for, over TLS; `None`: whoever has a certificate of the authority.
+    pub clients: Option<Clients>,
 }
 
 impl Export {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::export::Export;
-use super::handshake::{Handshake, Negotiated, Progress};
+use super::handshake::{Ended, Handshake, Negotiated, Progress};
 use super::outbox::Cost;
 use super::socket::Socket;
 use crate::engine::{Completion, Engine, Piece, Pieces};
@@ -24,12 +24,17 @@ pub(crate) struct Greeting {
 }
 
 impl Greeting {
-    /// Begins the negotiation on a fresh connection.
-    pub(crate) fn new(exports: Arc<[Export]>, socket: &mut Socket, now: Instant) -> Self {
+    /// Begins the negotiation on a fresh connection; with `tls`, one that serves over TLS only.
+    pub(crate) fn new(exports: Arc<[Export]>, tls: bool, socket: &mut Socket, now: Instant) -> Self {
         let mut out = Vec::new();
-        let machine = Handshake::new(exports, &mut out);
+        let machine = if tls { Handshake::over_tls(exports, &mut out) } else { Handshake::new(exports, &mut out) };
         socket.outbox.push(&out, Pieces::new(), Cost::default());
         Self { machine, buffer: Some(Piece::heap(BUFFER_BYTES)), since: now, progress: Progress::More }
+    }
+
+    /// Goes on with one that began at `since`.
+    pub(crate) fn resumed(machine: Handshake, since: Instant) -> Self {
+        Self { machine, buffer: None, since, progress: Progress::More }
     }
 
     /// A receive has ended.
@@ -42,8 +47,14 @@ impl Greeting {
             piece.range.end = piece.range.start + bytes;
             let (_, progress) = self.machine.feed(piece.as_slice(), &mut out);
             self.progress = progress;
+            if progress == Progress::StartTls && socket.has_more() {
+                // A client waits for the answer before it begins TLS. What is here already may be somebody else's, and would be
+                // taken for the client's; nothing is answered to it.
+                self.progress = Progress::Ended(Ended::PlainAfterStartTls);
+                out.clear();
+            }
             socket.outbox.push(&out, Pieces::new(), Cost::default());
-            if let Progress::Ended(why) = progress {
+            if let Progress::Ended(why) = self.progress {
                 tracing::debug!(%why, "a negotiation ended");
             }
         }
@@ -71,7 +82,7 @@ impl Greeting {
                 piece.range = 0..self.machine.wants().min(BUFFER_BYTES);
                 socket.receive(engine, piece);
             }
-            Progress::More | Progress::Chosen(_) => {}
+            Progress::More | Progress::StartTls | Progress::Chosen(_) => {}
             Progress::Ended(_) => socket.cut(),
         }
     }
@@ -82,6 +93,16 @@ impl Greeting {
             Progress::Chosen(negotiated) if socket.drained() && socket.idle() && !socket.dead() => Some(negotiated),
             _ => None,
         }
+    }
+
+    /// Whether TLS begins now: it was asked for, and the answer has been sent.
+    pub(crate) fn starts_tls(&self, socket: &Socket) -> bool {
+        self.progress == Progress::StartTls && socket.drained() && socket.idle() && !socket.dead()
+    }
+
+    /// What it was, for what follows: the negotiation, and when it began.
+    pub(crate) fn into_parts(self) -> (Handshake, Instant) {
+        (self.machine, self.since)
     }
 
     /// When the negotiation must be over.

@@ -9,7 +9,9 @@ use super::consts::*;
 use super::export::Export;
 use super::option_reply::{context, refuse, reply, text_info};
 use super::options;
+pub use super::outcome::{Ended, Negotiated, Progress};
 use super::wire::{Put, Reader};
+use crate::tls::identity::Identity;
 
 /// Longest option data that is read, in bytes. A longer one is skipped and answered with `ERR_TOO_BIG`.
 pub const OPTION_MAX_BYTES: u32 = 64 << 10;
@@ -22,59 +24,6 @@ pub const OPTIONS_MAX: u32 = 256;
 const PREFERRED_BLOCK_MIN_BYTES: u32 = 512;
 const CLIENT_FLAGS_BYTES: usize = 4;
 const OPTION_HEADER_BYTES: usize = 16;
-
-/// What a negotiation came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Negotiated {
-    /// The chosen export's place in the list.
-    pub export: usize,
-    /// Structured replies.
-    pub structured: bool,
-    /// `base:allocation` was selected for this export.
-    pub allocation: bool,
-}
-
-/// Why the server ends a connection in the negotiation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
-    /// `ABORT`: as the client wished.
-    #[error("the client ended the negotiation")]
-    Aborted,
-    /// A client flag that this server did not offer.
-    #[error("unknown client flags {0:#x}")]
-    Flags(u32),
-    /// An option without its magic number.
-    #[error("an option does not begin with its magic number")]
-    Magic,
-    /// An option other than `EXPORT_NAME` from a client that does not speak fixed newstyle.
-    #[error("option {0} from a client that does not speak fixed newstyle")]
-    NotFixed(u32),
-    /// `EXPORT_NAME` of an export that does not exist: that option has no way to say so.
-    #[error("an export was chosen by a name that does not exist here")]
-    UnknownExport,
-    /// An option beyond every reasonable length.
-    #[error("option {option} announces {len} bytes")]
-    TooLong {
-        /// The option.
-        option: u32,
-        /// Its announced length.
-        len: u32,
-    },
-    /// More than [`OPTIONS_MAX`] options.
-    #[error("more than {OPTIONS_MAX} options")]
-    TooMany,
-}
-
-/// Where a negotiation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// More bytes are wanted.
-    More,
-    /// The transmission phase begins.
-    Chosen(Negotiated),
-    /// The connection is to be closed, after what is to be sent was sent.
-    Ended(Ended),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
@@ -94,6 +43,20 @@ enum Expect {
     Nothing(Progress),
 }
 
+/// What stands between a client and the exports.
+#[derive(Debug)]
+enum Guard {
+    /// Nothing: who can connect may open them.
+    Open,
+    /// TLS, which has not begun.
+    TlsFirst,
+    /// TLS, with this client.
+    Known(Identity),
+}
+
+/// Why an export is not to be had: the option's error, and words for it.
+type NotFound = (u32, &'static str);
+
 /// One negotiation.
 #[derive(Debug)]
 pub struct Handshake {
@@ -106,6 +69,7 @@ pub struct Handshake {
     /// The export for which `base:allocation` is selected.
     context_of: Option<usize>,
     options: u32,
+    guard: Guard,
 }
 
 impl Handshake {
@@ -124,6 +88,27 @@ impl Handshake {
             structured: false,
             context_of: None,
             options: 0,
+            guard: Guard::Open,
+        }
+    }
+
+    /// As [`Handshake::new`], of a server that serves over TLS only.
+    #[must_use]
+    pub fn over_tls(exports: Arc<[Export]>, out: &mut Vec<u8>) -> Self {
+        Self { guard: Guard::TlsFirst, ..Self::new(exports, out) }
+    }
+
+    /// Goes on within TLS, with a client that is known now. What was said before, in plain text, is forgotten but for the client's
+    /// flags, which it does not send again.
+    #[must_use]
+    pub fn secured(self, client: Identity) -> Self {
+        Self {
+            expect: Expect::OptionHeader,
+            partial: Vec::new(),
+            structured: false,
+            context_of: None,
+            guard: Guard::Known(client),
+            ..self
         }
     }
 
@@ -205,6 +190,13 @@ impl Handshake {
             return end(Ended::TooLong { option, len });
         }
         let left = len as usize;
+        if matches!(self.guard, Guard::TlsFirst) && !matches!(option, OPT_STARTTLS | OPT_ABORT) {
+            if option == OPT_EXPORT_NAME {
+                return end(Ended::PlainExport);
+            }
+            let why = "this address serves over TLS only: begin with STARTTLS";
+            return Expect::Skipped { option, left, error: REP_ERR_TLS_REQD, why };
+        }
         let known = matches!(
             option,
             OPT_EXPORT_NAME
@@ -215,7 +207,7 @@ impl Handshake {
                 | OPT_STRUCTURED_REPLY
                 | OPT_LIST_META_CONTEXT
                 | OPT_SET_META_CONTEXT
-        );
+        ) || (option == OPT_STARTTLS && !matches!(self.guard, Guard::Open));
         if !known {
             Expect::Skipped { option, left, error: REP_ERR_UNSUP, why: "this server does not know the option" }
         } else if len > OPTION_MAX_BYTES {
@@ -235,8 +227,15 @@ impl Handshake {
                 reply(out, option, REP_ACK, &[]);
                 return end(Ended::Aborted);
             }
+            OPT_STARTTLS if matches!(self.guard, Guard::Known(_)) => {
+                reply(out, option, REP_ERR_INVALID, b"TLS has begun already");
+            }
+            OPT_STARTTLS if data.is_empty() => {
+                reply(out, option, REP_ACK, &[]);
+                return Expect::Nothing(Progress::StartTls);
+            }
             OPT_LIST if data.is_empty() => {
-                for export in self.exports.iter() {
+                for export in self.exports.iter().filter(|export| self.admits(export)) {
                     let mut entry = Vec::new();
                     entry.u32(export.info.name.len() as u32);
                     entry.bytes(export.info.name.as_bytes());
@@ -265,7 +264,7 @@ impl Handshake {
 
     /// `EXPORT_NAME`: its answer has no header, and there is no way to say no.
     fn export_name(&self, name: &[u8], out: &mut Vec<u8>) -> Expect {
-        let Some(export) = self.find(name) else { return end(Ended::UnknownExport) };
+        let Ok(export) = self.find(name) else { return end(Ended::UnknownExport) };
         out.u64(self.exports[export].info.size_bytes);
         out.u16(self.exports[export].flags(self.structured));
         if !self.no_zeroes {
@@ -283,10 +282,7 @@ impl Handshake {
                 return None;
             }
         };
-        let Some(found) = self.find(query.name) else {
-            reply(out, option, REP_ERR_UNKNOWN, b"there is no export of this name here");
-            return None;
-        };
+        let found = self.find(query.name).map_err(|(error, why)| reply(out, option, error, why.as_bytes())).ok()?;
         let export = &self.exports[found];
         let mut info = Vec::new();
         info.u16(INFO_EXPORT);
@@ -352,18 +348,30 @@ impl Handshake {
                 return None;
             }
         };
-        let Some(export) = self.find(query.name) else {
-            reply(out, option, REP_ERR_UNKNOWN, b"there is no export of this name here");
-            return None;
-        };
+        let export = self.find(query.name).map_err(|(error, why)| reply(out, option, error, why.as_bytes())).ok()?;
         Some((export, query))
     }
 
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        if name.is_empty() {
-            return (!self.exports.is_empty()).then_some(0);
+    /// The export of this name; the first one has the empty name too, also for a client that may not open it.
+    fn find(&self, name: &[u8]) -> Result<usize, NotFound> {
+        let found = self.exports.iter().position(|e| name.is_empty() || e.info.name.as_bytes() == name);
+        let found = found.ok_or((REP_ERR_UNKNOWN, "there is no export of this name here"))?;
+        if self.admits(&self.exports[found]) {
+            return Ok(found);
         }
-        self.exports.iter().position(|e| e.info.name.as_bytes() == name)
+        if let Guard::Known(client) = &self.guard {
+            tracing::warn!(export = self.exports[found].info.name, %client, "a certificate that is not in tls_clients was refused");
+        }
+        Err((REP_ERR_POLICY, "the client's certificate may not open this export"))
+    }
+
+    /// Whether the client may open an export, and know of it.
+    fn admits(&self, export: &Export) -> bool {
+        match &self.guard {
+            Guard::Open => true,
+            Guard::TlsFirst => false,
+            Guard::Known(client) => export.clients.as_ref().is_none_or(|clients| clients.has(client)),
+        }
     }
 
     fn negotiated(&self, export: usize) -> Negotiated {

@@ -12,7 +12,7 @@ fn export(name: &str, read_only: bool) -> Export {
         read_only,
         fast_zero: false,
     };
-    Export { info, description: format!("disk {name}") }
+    Export { info, description: format!("disk {name}"), clients: None }
 }
 
 fn exports() -> Arc<[Export]> {

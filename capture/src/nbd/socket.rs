@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use super::outbox::{Cost, Outbox};
 use crate::device::DeviceTokens;
@@ -53,6 +53,12 @@ impl Socket {
     /// Whether everything that was queued has been sent.
     pub(crate) fn drained(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    /// Whether something is here that was not received yet. Never waits.
+    pub(super) fn has_more(&self) -> bool {
+        let seen = recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        seen.is_ok_and(|bytes| bytes > 0)
     }
 
     /// Starts a receive into `piece`.

@@ -123,7 +123,8 @@ impl Drop for World {
 }
 
 fn serve(disk: SourceDisk, ring: Ring, map: RegionMap, socket: &Path) -> Server<Tap> {
-    let plan = ExportPlan { listen: Listen::Unix(socket.to_owned()), place: 0, description: String::new() };
+    let plan =
+        ExportPlan { listen: Listen::Unix(socket.to_owned()), place: 0, description: String::new(), clients: None };
     let make = move || {
         let log = LaneLog::new(&ring, 0);
         let progress = Arc::new(ResyncProgress::resumed(None, Rules::default()));

@@ -7,3 +7,5 @@ mod memory;
 mod negotiation;
 mod stop;
 mod support;
+mod tls;
+mod tls_support;

@@ -107,7 +107,7 @@ fn one_listener_serves_disks_of_several_lanes() {
 fn tcp_serves_when_it_is_asked_for() {
     both(|kind| {
         let listen = Listen::parse("tcp:127.0.0.1:0", std::path::Path::new("/")).unwrap();
-        let plan = ExportPlan { listen, place: 0, description: "over TCP".into() };
+        let plan = ExportPlan { listen, place: 0, description: "over TCP".into(), clients: None };
         let server = lane(ServerBuilder::new(), kind, vec![("vda", Arc::new(Memory::new(MIB)), plan)]).start().unwrap();
         let [Listen::Tcp(address)] = server.listening() else { panic!("{:?}", server.listening()) };
         let mut client = Client::connect_tcp(address, "vda").unwrap();

@@ -26,6 +26,7 @@ fn exports() -> Arc<[Export]> {
             fast_zero: !read_only,
         },
         description: "fuzzed".to_owned(),
+        clients: None,
     };
     Arc::new([export("vda", false), export("vdb", true)])
 }

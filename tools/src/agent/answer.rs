@@ -156,7 +156,7 @@ impl Answers {
                     name: disk.name.to_string(),
                     source: disk.source.display().to_string(),
                     size_bytes: entry.size_bytes,
-                    uri: uri(&disk.listen, disk.name.as_str()),
+                    uri: uri(&disk.listen, config.listen_access.tls.is_some(), disk.name.as_str()),
                     lost_bytes: state.lost_bytes,
                     open_regions: state.open_regions,
                     unreadable_regions: state.unreadable_regions,

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use farshore_capture::access::Access;
 use farshore_capture::disk::{LOCK_WAIT, SourceDisk};
 use farshore_changelog::ids::Epoch;
 use farshore_changelog::{clock, crashsafe, ring};
@@ -24,6 +25,15 @@ pub struct Enabled {
     pub epoch: Epoch,
     /// It was noted now.
     pub new: bool,
+}
+
+/// Who may connect to the disks' exports; refused before anything is noted or served.
+///
+/// # Errors
+/// When one may not be listened at.
+pub fn access(config: &Config) -> Result<Access> {
+    let access = config.listen_access.open(config.disks.iter().map(|disk| &disk.listen));
+    access.next(format!("check listen of each [[disk]] in {}", config.path.display()))
 }
 
 /// Takes the group's lock: one agent at a time.
@@ -68,6 +78,7 @@ pub fn table(disks: &[SourceDisk]) -> Vec<EpochDisk> {
 /// # Errors
 /// When the vault does not answer, the disks cannot be used, or the group is another's.
 pub fn enable(config: &Config, adopt: bool) -> Result<Enabled> {
+    access(config)?;
     let _lock = lock(config)?;
     let disks = open_disks(config)?;
     note(config, &disks, adopt)

@@ -82,13 +82,14 @@ fn serve_group(
     first_look: Duration,
     ready: impl FnOnce(&Answers) -> Result<()>,
 ) -> Result<Option<NextEpoch>> {
+    let access = enable::access(config)?;
     let Prepared { lock: _lock, disks, maps, ring, epoch, mode, story } = start::prepare(config)?;
     let control = Control::listen(&config.run_dir, &config.group)?;
     let how: Vec<String> =
         disks.iter().map(|d| d.buffered_because().map_or("direct I/O".into(), |w| format!("buffered: {w}"))).collect();
     // The flock is held until everything is noted.
     let files: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.file())).collect();
-    let serving = serve::serve(config, &ring, disks, maps, mode)?;
+    let serving = serve::serve(config, access, &ring, disks, maps, mode)?;
     let shipper_pid = Arc::new(AtomicU32::new(0));
     let answers = Answers::new(config, &ring, epoch, &serving, &shipper_pid);
     tracing::info!("group {} epoch {epoch}: {story}", config.group);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use farshore_capture::access::Access;
 use farshore_capture::device::DeviceTokens;
 use farshore_capture::disk::SourceDisk;
 use farshore_capture::engine::{self, EngineKind};
@@ -66,6 +67,7 @@ struct Dealt {
 /// When an engine cannot be had or an address cannot be listened on.
 pub fn serve(
     config: &Config,
+    access: Access,
     ring: &Ring,
     disks: Vec<SourceDisk>,
     maps: Vec<RegionMap>,
@@ -77,7 +79,7 @@ pub fn serve(
         EngineChoice::ThreadPool => EngineKind::Pool,
     };
     let Lanes { lanes, states, progress } = lanes(config, ring, disks, maps, mode)?;
-    let mut builder = ServerBuilder::new();
+    let mut builder = ServerBuilder::new().access(access);
     for (number, Lane { exports, devices }) in lanes.into_iter().enumerate() {
         let payloads = ring.payload_area(u32::try_from(number).expect("a ring has few lanes"));
         let cpu = config.lane_cpus.iter().cycle().nth(number).copied();
@@ -157,6 +159,7 @@ pub fn lanes(
             listen: config.disks[place].listen.clone(),
             place,
             description: format!("disk {} of group {}", disk.name(), config.group),
+            clients: config.disks[place].clients.clone(),
         });
         dealt[lane].push(Dealt { index: DiskIndex(u16::try_from(place)?), disk, map, state });
     }

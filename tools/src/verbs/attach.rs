@@ -5,6 +5,7 @@ use farshore_capture::server::Listen;
 use farshore_changelog::clock;
 use serde::Serialize;
 
+use crate::access::AccessArgs;
 use crate::failure::Next;
 use crate::output::Output;
 use crate::point::{DiskShown, PointArgs, PointShown};
@@ -20,6 +21,8 @@ pub struct Args {
     /// Where to serve: unix:PATH or tcp:HOST:PORT. One export a disk, named after it; the first is the default one.
     #[arg(long, value_name = "ADDRESS")]
     listen: String,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// What is served, as it is printed.
@@ -41,12 +44,15 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     let stop = stop::on_signals()?;
     let listen = Listen::parse(&args.listen, &std::env::current_dir()?)
         .next("write --listen unix:/path/to.sock or tcp:127.0.0.1:10809")?;
+    // Before the view is opened, which may take its time.
+    let access = args.access.plan();
+    access.open([&listen])?;
     let view = args.which.open()?;
     let names: Vec<_> = view.disks().iter().map(|d| d.name().clone()).collect();
     let disks: Vec<NamedDisk> = names.into_iter().zip(view.private_disks()?).collect();
-    let shown = DiskShown::all(&disks, &listen);
+    let shown = DiskShown::all(&disks, &listen, access.tls.is_some());
     let point = PointShown::of(view.dir(), view.group(), view.point());
-    let server = serve(disks, &listen, &point.line())?;
+    let server = serve(disks, &listen, &args.access, &point.line())?;
     let served =
         Served { group: args.which.group.to_string(), point, disks: shown, seconds: started.elapsed().as_secs_f64() };
     out.print(&served, |s| {

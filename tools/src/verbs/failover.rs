@@ -10,6 +10,7 @@ use farshore_processor::target::GroupDir;
 use farshore_vault::Vault;
 use serde::Serialize;
 
+use crate::access::AccessArgs;
 use crate::failure::Next;
 use crate::output::Output;
 use crate::paths;
@@ -33,6 +34,8 @@ pub struct Args {
     /// Name of the overlay that keeps what the VM writes; another name starts another point beside it.
     #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// What was done, as it is printed.
@@ -66,6 +69,9 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     };
     let listen = Listen::parse(&address, &std::env::current_dir()?)
         .next("write --listen unix:/path/to.sock or tcp:127.0.0.1:10809")?;
+    let access = args.access.plan();
+    // Before anything is begun, and before the source is fenced.
+    access.open([&listen])?;
     let request = Request {
         target: args.which.target.clone(),
         group: args.which.group.clone(),
@@ -83,10 +89,10 @@ pub fn run(args: &Args, out: Output) -> Result<()> {
     })?
     .next("see the cause; the same command goes on where it stopped")?;
     let disks: Vec<NamedDisk> = done.disks.into_iter().map(|d| (d.base().name().clone(), d)).collect();
-    let shown = DiskShown::all(&disks, &listen);
+    let shown = DiskShown::all(&disks, &listen, access.tls.is_some());
     let dir = GroupDir::new(&args.which.target, &args.which.group);
     let point = PointShown::of(&dir, &args.which.group, &done.point);
-    let server = serve(disks, &listen, &point.line())?;
+    let server = serve(disks, &listen, &args.access, &point.line())?;
     let served = Served {
         group: args.which.group.to_string(),
         point,
