@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::board::Board;
-use crate::claims::{ASK_EVERY, Claimant, LOOK_EVERY, Owner};
+use crate::claims::{ASK_EVERY, Claimant, LOOK_EVERY, NOBODYS_EVERY, Owner};
 use crate::comeback::Backoff;
 use crate::error::{GroupError, ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
@@ -295,6 +295,11 @@ fn claim(task: Box<GroupTask>, asked: Option<Instant>) -> Option<(Instant, Job)>
         Ok(Owner::Ours) => {
             tracing::info!(group = %task.group(), "following the group");
             Some((now, Job::Turn(task)))
+        }
+        Ok(owner @ Owner::Full) => {
+            // Nobody's: whoever has room first is to have it.
+            tracing::debug!(group = %task.group(), %owner, "the group is not followed here");
+            Some((now + NOBODYS_EVERY, Job::Claim(task, None)))
         }
         Ok(owner) => {
             tracing::info!(group = %task.group(), %owner, "the group is not followed here");
