@@ -259,7 +259,19 @@ fn nothing_beyond_the_end_is_taken() {
     assert_eq!(machine.feed(&[7; 30], &mut Vec::new()), (0, progress));
 }
 
-/// Options as clients and attackers send them.
+#[test]
+fn tls_begins_with_an_acknowledgement_and_nothing_more_is_taken() {
+    let mut machine = Handshake::over_tls(exports(), &mut Vec::new());
+    machine.feed(&(FLAG_C_FIXED_NEWSTYLE | FLAG_C_NO_ZEROES).to_be_bytes(), &mut Vec::new());
+    assert_eq!(verdict(&mut machine, OPT_STRUCTURED_REPLY, &[]), REP_ERR_TLS_REQD);
+    assert_eq!(verdict(&mut machine, OPT_STARTTLS, b"x"), REP_ERR_INVALID);
+    let mut out = Vec::new();
+    let starttls = option(OPT_STARTTLS, &[]);
+    let (taken, progress) = machine.feed(&[starttls.clone(), vec![7; 30]].concat(), &mut out);
+    assert_eq!((taken, progress, machine.wants()), (starttls.len(), Progress::StartTls, 0));
+    assert_eq!(machine.feed(&[7; 30], &mut out), (0, Progress::StartTls));
+}
+
 fn any_option() -> impl Strategy<Value = Vec<u8>> {
     let names = prop_oneof![Just("vda"), Just(""), Just("vdz")];
     let queries =
@@ -310,5 +322,25 @@ proptest! {
         let (taken, progress) = machine.feed(&bytes, &mut out);
         prop_assert!(taken <= bytes.len());
         prop_assert_eq!(progress == Progress::More, machine.wants() > 0);
+    }
+
+    /// Where TLS is required, whatever comes before it brings no export and no word about one.
+    #[test]
+    fn before_tls_nothing_is_told(
+        flags in prop_oneof![Just(3_u32), Just(1), Just(0)],
+        options in prop::collection::vec(any_option(), 0..12),
+    ) {
+        let mut out = Vec::new();
+        let mut machine = Handshake::over_tls(exports(), &mut out);
+        out.clear();
+        let (_, progress) = machine.feed(&[flags.to_be_bytes().to_vec(), options.concat()].concat(), &mut out);
+        prop_assert!(!matches!(progress, Progress::Chosen(_)));
+        let mut fields = Reader::new(&out);
+        while fields.left() > 0 {
+            let (_, of, kind, len) = (fields.u64(), fields.u32(), fields.u32().unwrap(), fields.u32().unwrap());
+            fields.take(len as usize);
+            let allowed = matches!(of, Some(OPT_STARTTLS | OPT_ABORT)) || kind == REP_ERR_TLS_REQD;
+            prop_assert!(allowed, "option {of:?} was answered {kind:#x}");
+        }
     }
 }

@@ -74,12 +74,20 @@ fn requests(export: &Export, negotiated: Negotiated, mut rest: &[u8]) {
     }
 }
 
+/// Where TLS is required, no stream gets to an export in plain text.
+fn before_tls(exports: &Arc<[Export]>, stream: &[u8]) {
+    let mut handshake = Handshake::over_tls(Arc::clone(exports), &mut Vec::new());
+    let (_, progress) = handshake.feed(stream, &mut Vec::new());
+    assert!(!matches!(progress, Progress::Chosen(_)));
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((pieces, stream)) = data.split_first() else { return };
     let exports = exports();
     let whole = negotiate(&exports, stream, usize::MAX);
     let cut = negotiate(&exports, stream, usize::from(*pieces) + 1);
     assert!(whole == cut, "how a stream is cut changes what is answered");
+    before_tls(&exports, stream);
     if let (_, Progress::Chosen(negotiated), rest) = whole {
         requests(&exports[negotiated.export], negotiated, rest);
     }
