@@ -109,7 +109,7 @@ impl Uploads {
     fn may_begin(&self, segment: &Spooled, flights: usize, bytes: u64) -> bool {
         // Everything of the epoch before is confirmed before that one is sealed, and nothing of ours is put before that.
         let alone = self.is_first(segment);
-        flights == 0 || (!alone && flights < self.line.gate.width() && bytes + segment.bytes <= IN_FLIGHT_MAX_BYTES)
+        (flights == 0 || !alone) && has_room(flights, self.line.gate.width(), bytes, segment.bytes)
     }
 
     /// Whether it is the first of an epoch that is to be opened.
@@ -202,6 +202,25 @@ impl Uploads {
     }
 }
 
+/// Whether one more of `more` bytes may be on its way beside `flights` others of `bytes`. Pure.
+fn has_room(flights: usize, width: usize, bytes: u64, more: u64) -> bool {
+    flights == 0 || (flights < width && bytes + more <= IN_FLIGHT_MAX_BYTES)
+}
+
 fn conflict(segment: &Spooled, what: String) -> ShipError {
     ShipError::Conflict { epoch: segment.epoch, number: segment.number, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_a_single_larger_segment_goes_alone() {
+        let mib = 1 << 20;
+        assert!(has_room(0, 4, 0, 64 * mib), "it would never go");
+        assert!(!has_room(1, 4, 64 * mib, 1));
+        assert!(has_room(3, 4, 24 * mib, 8 * mib) && !has_room(3, 4, 24 * mib, 8 * mib + 1));
+        assert!(!has_room(4, 4, 0, 1) && !has_room(2, 1, 0, 1));
+    }
 }

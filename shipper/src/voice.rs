@@ -3,9 +3,11 @@
 
 use std::error::Error;
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use farshore_changelog::ring::{Ring, ShipperState};
+use farshore_vault::VaultError;
 
 use crate::error::{ShipError, chain};
 
@@ -68,6 +70,8 @@ struct Known {
     reached: bool,
     /// Whether it leaves each [`Asking`] without an answer.
     unanswered: [bool; 2],
+    /// The kind of the error that each met.
+    why: [Option<Discriminant<VaultError>>; 2],
     /// What troubles each [`Half`].
     trouble: [Option<Trouble>; 2],
 }
@@ -116,9 +120,12 @@ impl Voice {
             known.reached = true;
             match asking {
                 // The looks come back once a heartbeat only.
-                Asking::Uploads => known.unanswered = [false; 2],
+                Asking::Uploads => (known.unanswered, known.why) = ([false; 2], [None; 2]),
                 // A vault may answer gets and take no puts.
-                Asking::Looks => known.unanswered[Asking::Looks as usize] = false,
+                Asking::Looks => {
+                    let looks = Asking::Looks as usize;
+                    (known.unanswered[looks], known.why[looks]) = (false, None);
+                }
             }
         });
         if !was.reached || was.unanswered[asking as usize] {
@@ -126,10 +133,12 @@ impl Voice {
         }
     }
 
-    /// The vault has not answered `asking`.
-    pub fn unreachable(&self, asking: Asking, error: &dyn Error) {
-        let was = self.say(|known| known.unanswered[asking as usize] = true);
-        if was.unanswered.contains(&true) {
+    /// The vault has not answered `asking`, or not with what was asked for. That it throttles, refuses, is not there or does not answer is
+    /// said each time that it is another of these.
+    pub fn unreachable(&self, asking: Asking, error: &VaultError) {
+        let why = Some(discriminant(error));
+        let was = self.say(|known| (known.unanswered[asking as usize], known.why[asking as usize]) = (true, why));
+        if was.why.contains(&why) {
             tracing::debug!("{}", chain(error));
         } else {
             tracing::warn!("{}; segments stay in the spool until it answers", chain(error));
@@ -191,7 +200,9 @@ mod tests {
     fn the_worst_is_said() {
         use ShipperState as S;
         use Trouble as T;
-        let known = |fenced, reached, unanswered, trouble| Known { fenced, reached, unanswered, trouble }.word();
+        let known = |fenced, reached, unanswered, trouble| {
+            Known { fenced, reached, unanswered, trouble, ..Known::default() }.word()
+        };
         let no = [None; 2];
         assert_eq!(known(false, false, [false; 2], no), S::Starting);
         assert_eq!(known(false, true, [false; 2], no), S::Shipping);

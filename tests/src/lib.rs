@@ -21,6 +21,7 @@
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
 //! - [`stores`]: object stores, each a real server
+//! - [`line`]: a line with a rate and a delay, for what goes to one of them
 //! - [`stretches`]: a vault with something to damage and a point before it that must stay good
 //! - [`power_disk`], [`power_host`], [`power_load`]: disks that lose what was not flushed, a guest that runs farshore on them, and
 //!   writes that tell which of them are left
@@ -39,6 +40,7 @@ pub mod forge;
 pub mod guest;
 pub mod guest_script;
 pub mod initrd;
+pub mod line;
 pub mod log_replay;
 pub mod log_watch;
 pub mod memory_limit;

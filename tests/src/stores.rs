@@ -219,6 +219,12 @@ impl StoreServer {
         }
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of a vault in it, under `prefix`.
     #[must_use]
     pub fn url(&self, prefix: &str) -> String {

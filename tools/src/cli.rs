@@ -43,6 +43,8 @@ pub enum Verb {
     Adopt(verbs::claims::AdoptArgs),
     /// Show the state, position, lag and points of each group.
     Status(verbs::status::Args),
+    /// Reckon what a month costs at the object store, and how `max_delay` trades requests for data that may be lost.
+    Estimate(verbs::estimate::Args),
     /// List the recovery points of a group.
     Points(verbs::points::Args),
     /// Name a consistent position of a running group, across all its disks.

@@ -36,6 +36,7 @@ pub fn main() -> ExitCode {
         Verb::Init(args) => verbs::init::run(&args, out),
         Verb::Key(args) => verbs::key::run(&args, out),
         Verb::Enable(args) => verbs::enable::run(&args, out),
+        Verb::Estimate(args) => verbs::estimate::run(&args, out),
         Verb::Run(args) => verbs::run::run(&args, out),
         Verb::Ship(args) => verbs::ship::run(&args),
         Verb::Process(args) => verbs::process::run(&args, out),

@@ -18,6 +18,8 @@ use object_store::{
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::cloud::http::Special;
+
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -27,6 +29,8 @@ pub enum Fault {
     After,
     /// It is done, later.
     Delay(Duration),
+    /// It is not done: fewer requests are wanted.
+    Throttled,
     /// It is not done: these credentials may not.
     Denied,
     /// A put is not done, and is refused as if something were there: S3's 409 says that another put of the key was at work, not
@@ -177,6 +181,7 @@ async fn meet<T>(drawn: Option<Fault>, key: &Path, bytes: u64, work: impl Future
             work.await?;
             Err(fault("done, answer lost"))
         }
+        Some(Fault::Throttled) => Err(throttled()),
         Some(Fault::Denied) => Err(denied()),
         Some(Fault::Undecided) => Err(refused()),
         Some(Fault::Delay(time)) => {
@@ -204,6 +209,10 @@ async fn half(found: GetResult, rest: BoxStream<'static, Result<Bytes>>) -> Resu
 /// A stream that breaks.
 fn failed<T: Send + 'static>() -> BoxStream<'static, Result<T>> {
     futures::stream::iter([Err(fault("connection reset"))]).boxed()
+}
+
+fn throttled() -> Error {
+    Error::Generic { store: "FaultStore", source: Box::new(Special::Throttled { status: 503 }) }
 }
 
 fn fault(what: &str) -> Error {
@@ -264,7 +273,7 @@ impl ObjectStore for FaultStore {
             None | Some(Fault::Delay(_) | Fault::Slow(_)) => self.inner.list(prefix),
             // Every listing ends in an answer, and that is what fails.
             Some(Fault::After | Fault::Reset) => self.inner.list(prefix).chain(failed()).boxed(),
-            Some(Fault::Before | Fault::Denied | Fault::Undecided) => failed(),
+            Some(Fault::Before | Fault::Throttled | Fault::Denied | Fault::Undecided) => failed(),
             Some(Fault::Stall) => futures::stream::pending().boxed(),
         }
     }

@@ -3,6 +3,7 @@
 mod asked;
 pub mod disk;
 mod fencing;
+mod in_flight;
 mod kills;
 mod long_outages;
 mod outages;

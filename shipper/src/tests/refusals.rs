@@ -147,7 +147,7 @@ fn a_source_that_may_not_read_its_log_seals_its_epoch_and_goes_on_in_the_next_af
     assert_eq!(world.read_back(2).last().unwrap().index().head().last_seq, Seq(1));
 }
 
-/// Uploads are sequential, so a source makes no hole; a store that lost an object, or a disk that lost a note, does. The watermark is
+/// Several are put at once, so a source that dies leaves holes. The watermark is
 /// below it, so `confirmed_seq` is too, and the regions of everything above are still open in the dirty map.
 #[test]
 fn a_segment_above_a_hole_is_dead_once_the_next_epoch_seals() {

@@ -29,7 +29,7 @@ pub fn live(world: &mut World) -> Result<String, Wrong> {
     let finale = finale::end(world)?;
     let looked = world.oracle.looked;
     Ok(format!(
-        "{finale}: {} requests, {} operations on files, {} positions ({} consistent), {} points, {} looked at again, {} overflows, epoch {}",
+        "{finale}: {} requests, {} operations on files, {} positions ({} consistent), {} points, {} looked at again, {} overflows, {} segments above a hole, epoch {}",
         world.guests.done,
         world.medium.operations(),
         looked.positions,
@@ -37,6 +37,7 @@ pub fn live(world: &mut World) -> Result<String, Wrong> {
         looked.points,
         looked.again,
         world.overflows,
+        world.oracle.log.above_holes,
         world.agent.as_ref().map_or(0, |agent| agent.epoch.0)
     ))
 }

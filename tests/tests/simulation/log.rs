@@ -23,11 +23,13 @@ pub struct Log {
     group: GroupName,
     store: Arc<SimStore>,
     segments: BTreeMap<(Epoch, SegmentNo), Decoded>,
+    /// Segments that were there before the one below them.
+    pub above_holes: u64,
 }
 
 impl Log {
     pub fn new(group: GroupName, store: Arc<SimStore>) -> Self {
-        Self { group, store, segments: BTreeMap::new() }
+        Self { group, store, segments: BTreeMap::new(), above_holes: 0 }
     }
 
     /// Takes what is new.
@@ -49,6 +51,8 @@ impl Log {
                 })
                 .map_err(|e| format!("{path} cannot be read: {e}"))?;
             let head = segment.index().head();
+            let below = SegmentNo(number.0 - 1);
+            self.above_holes += u64::from(below.0 > 0 && !self.segments.contains_key(&(epoch, below)));
             let decoded = Decoded { seal: head.kind == Kind::Seal, last_seq: head.last_seq, records };
             self.segments.insert((epoch, number), decoded);
         }

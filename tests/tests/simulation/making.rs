@@ -56,14 +56,15 @@ pub fn write_config(plan: &Plan, dir: &Path) -> Config {
     let mut text = format!(
         "group = \"g\"\nencryption = \"off\"\nvault = \"file://{0}/vault\"\nstate_dir = \"source/state\"\nring_dir = \"shm\"\nrun_dir = \"run\"\n\
          lanes = {1}\nring_size = \"8MiB\"\nmax_delay = \"{2}ms\"\nheartbeat = \"{3}ms\"\nsegment_size = \"{4}B\"\n\
-         spool_size = \"{5}B\"\nfull_wait = \"{6}ms\"\n",
+         spool_size = \"{5}B\"\nfull_wait = \"{6}ms\"\nuploads = {7}\n",
         dir.display(),
         plan.lanes,
         plan.max_delay.as_millis(),
         plan.heartbeat.as_millis(),
         plan.segment_bytes,
         plan.spool_bytes,
-        plan.full_wait.as_millis()
+        plan.full_wait.as_millis(),
+        plan.uploads
     );
     if let Some(rate) = plan.resync_rate {
         text += &format!("resync_rate = \"{rate}B\"\n");

@@ -40,6 +40,8 @@ pub struct Plan {
     pub last: Option<Incident>,
     /// Bytes a second at most of a resync.
     pub resync_rate: Option<u64>,
+    /// Uploads at once.
+    pub uploads: usize,
     /// What is done once everything is healed.
     pub finale: Finale,
 }
@@ -200,6 +202,7 @@ impl Plan {
             incidents,
             last,
             resync_rate: rng.pick(&[None, None, Some(64 << 10), Some(512 << 10)]),
+            uploads: rng.pick(&[1, 4, 4, 16]),
             finale,
         }
     }

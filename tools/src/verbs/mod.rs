@@ -4,6 +4,7 @@ pub mod attach;
 pub mod claims;
 pub mod demo;
 pub mod enable;
+pub mod estimate;
 pub mod export;
 pub mod failover;
 pub mod init;

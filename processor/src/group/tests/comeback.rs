@@ -224,9 +224,16 @@ fn a_hole_that_the_source_has_not_filled_is_no_damage_and_what_lies_above_it_com
     assert_eq!((said.hole, said.segment), (Some(SegmentNo(missing)), SegmentNo(missing - 1)));
     assert!(!matches!(said.state, GroupState::Stopped { .. }), "{said:?}");
     site.put_at(&source, Epoch(1), SegmentNo(missing), late);
-    while task.turn(&Stop::new()) == Turn::More {}
-    let said = GroupStatus::read(&site.dir(&source)).unwrap().unwrap();
-    assert_eq!((said.hole, said.segment), (None, SegmentNo(last)));
+    let end = clock::mono() + PATIENCE * 20;
+    loop {
+        task.turn(&Stop::new());
+        let said = GroupStatus::read(&site.dir(&source)).unwrap().unwrap();
+        if (said.hole, said.segment) == (None, SegmentNo(last)) {
+            break;
+        }
+        assert!(clock::mono() < end, "{said:?}");
+        clock::sleep(Duration::from_millis(10));
+    }
     drop(task);
     site.check(&source);
 }
