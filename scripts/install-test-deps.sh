@@ -80,6 +80,8 @@ need losetup mount
 need dmsetup dmsetup
 need patch patch
 need valgrind valgrind
+need strace strace
+need ss iproute2
 need strip binutils
 need xz xz-utils
 need openssl openssl

@@ -103,6 +103,15 @@ impl StoreServer {
         self.process = Some(process);
     }
 
+    /// The process id of the server.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("it runs").pid()
+    }
+
     /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
