@@ -125,7 +125,7 @@ impl Site {
             let source = at(&format!("{name}.source"));
             File::create(&source).and_then(|f| f.set_len(*size)).expect("room for a source disk");
             let socket = at(&format!("{name}.sock"));
-            let listen = if spec.tcp { free_tcp() } else { format!("unix:{}", socket.display()) };
+            let listen = if spec.tcp { site_config::free_tcp() } else { format!("unix:{}", socket.display()) };
             disks.push(SiteDisk { name, source, socket, listen, size: *size });
         }
         let site = Self {
@@ -315,7 +315,14 @@ impl Site {
     /// # Panics
     /// When it cannot be started.
     pub fn start_processor(&mut self) {
-        self.processor = Some(Process::start("farshore process", self.farshore(self.processor_args())));
+        self.start_processor_as(&[]);
+    }
+
+    /// As [`Site::start_processor`], with more in its environment.
+    pub fn start_processor_as(&mut self, environment: &[(String, String)]) {
+        let mut command = self.farshore(self.processor_args());
+        command.envs(environment.iter().cloned());
+        self.processor = Some(Process::start("farshore process", command));
     }
 
     fn processor_args(&self) -> Vec<OsString> {
@@ -488,10 +495,4 @@ fn shipper_of(config: &str) -> Option<i32> {
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
         words.contains(&b"ship".as_slice()) && words.contains(&config.as_bytes())
     })
-}
-
-/// `tcp:` and an address on which nobody listens now.
-fn free_tcp() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    format!("tcp:{}", listener.local_addr().expect("a bound socket has an address"))
 }

@@ -66,3 +66,13 @@ pub fn text(vault: &str, dir: &Path, rings: &Path, lines: &str, disks: &[SiteDis
     }
     text
 }
+
+/// `tcp:` and an address on which nobody listens now.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_tcp() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    format!("tcp:{}", listener.local_addr().expect("a bound socket has an address"))
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use farshore_changelog::clock;
 use nix::sys::signal::Signal;
 
-use crate::process::{self, Process};
+use crate::process::{self, Finished, Process};
 
 /// Name of the bucket or container that each has.
 const BUCKET: &str = "vault";
@@ -37,9 +37,19 @@ pub enum Kind {
     Rclone,
 }
 
+/// What a SeaweedFS has besides an administrator and a plain bucket.
+#[derive(Debug, Default, Clone)]
+pub struct Extra {
+    /// Users, each with a policy in the language of IAM. A user's secret is its name and `-secret`.
+    pub users: Vec<(String, String)>,
+    /// The bucket keeps what is overwritten or deleted, and nobody can delete what was put there within a day.
+    pub locked: bool,
+}
+
 /// A server that runs, with a bucket that is empty.
 pub struct StoreServer {
     kind: Kind,
+    extra: Extra,
     process: Option<Process>,
     port: u16,
     dir: tempfile::TempDir,
@@ -85,10 +95,23 @@ impl StoreServer {
     /// When it is not installed, or does not answer.
     #[must_use]
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, Extra::default())
+    }
+
+    /// Starts a SeaweedFS with more than usual.
+    ///
+    /// # Panics
+    /// As [`StoreServer::start`].
+    #[must_use]
+    pub fn seaweed(extra: Extra) -> Self {
+        Self::start_with(Kind::Seaweed, extra)
+    }
+
+    fn start_with(kind: Kind, extra: Extra) -> Self {
         let alone = (kind == Kind::Seaweed).then(|| ONE_SEAWEED.lock().unwrap_or_else(PoisonError::into_inner));
         let port = free_ports();
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { kind, process: None, port, dir, _alone: alone };
+        let mut server = Self { kind, extra, process: None, port, dir, _alone: alone };
         server.restart();
         server.make_bucket();
         server
@@ -119,6 +142,13 @@ impl StoreServer {
         }
     }
 
+    /// Has other users from now on: those that were there before are refused.
+    pub fn replace_users(&mut self, users: Vec<(String, String)>) {
+        self.kill();
+        self.extra.users = users;
+        self.restart();
+    }
+
     /// Lets it stand still for a while: connections stay, and nothing is answered.
     ///
     /// # Panics
@@ -135,10 +165,7 @@ impl StoreServer {
         match self.kind {
             Kind::Seaweed => {
                 let config = dir.join("s3.json");
-                let identity = format!(
-                    r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
-                );
-                std::fs::write(&config, identity).unwrap();
+                std::fs::write(&config, self.extra.identities().to_string()).unwrap();
                 let data = dir.join("data");
                 std::fs::create_dir_all(&data).unwrap();
                 let mut weed = Command::new(installed("bin/weed"));
@@ -195,12 +222,12 @@ impl StoreServer {
     fn make_bucket(&self) {
         let script = match self.kind {
             Kind::Rclone => return,
-            Kind::Seaweed | Kind::Moto => format!(
-                "import boto3\nfrom botocore.config import Config\n\
-                 s3=boto3.client('s3',endpoint_url='{}',aws_access_key_id='{KEY}',aws_secret_access_key='{SECRET}',region_name='us-east-1',config=Config(retries={{'max_attempts':1}}))\n\
-                 s3.create_bucket(Bucket='{BUCKET}')",
-                self.endpoint()
-            ),
+            Kind::Seaweed | Kind::Moto => {
+                let client = self.s3_client(KEY, SECRET);
+                let locked = if self.extra.locked { LOCK } else { "" };
+                let lock = if self.extra.locked { "True" } else { "False" };
+                format!("{client}\ns3.create_bucket(Bucket='{BUCKET}',ObjectLockEnabledForBucket={lock})\n{locked}")
+            }
             Kind::Azurite => format!(
                 "from azure.storage.blob import BlobServiceClient\n\
                  BlobServiceClient('{}',credential='{AZURITE_KEY}').create_container('{BUCKET}')",
@@ -210,15 +237,44 @@ impl StoreServer {
         // It listens before it is ready.
         let end = clock::mono() + START_MAX;
         loop {
-            let mut python = Command::new(installed("bin/python"));
-            python.args(["-c", &script]);
-            let made = process::run("make the bucket", python, START_MAX);
+            let made = python(&script);
             if made.status.success() {
                 return;
             }
             assert!(clock::mono() < end, "the bucket cannot be made: {}", made.err);
             clock::sleep(LOOK);
         }
+    }
+
+    /// The beginning of a Python script: `s3`, a client with these keys, and `bucket`.
+    fn s3_client(&self, key: &str, secret: &str) -> String {
+        format!(
+            "import boto3\nfrom botocore.config import Config\nbucket='{BUCKET}'\n\
+             s3=boto3.client('s3',endpoint_url='{}',aws_access_key_id='{key}',aws_secret_access_key='{secret}',region_name='us-east-1',config=Config(retries={{'max_attempts':1}}))",
+            self.endpoint()
+        )
+    }
+
+    /// Runs a script of Amazon's own client, which has `s3` and `bucket`, as the administrator or as a user of [`Extra`].
+    #[must_use]
+    pub fn script(&self, user: Option<&str>, script: &str) -> Finished {
+        let (key, secret) = user.map_or((KEY.to_owned(), SECRET.to_owned()), of_user);
+        python(&format!("{}\n{script}", self.s3_client(&key, &secret)))
+    }
+
+    /// What the environment of this user of [`Extra`] must say.
+    #[must_use]
+    pub fn environment_of(&self, user: &str) -> Vec<(String, String)> {
+        let (key, secret) = of_user(user);
+        let mut all = self.environment();
+        for (name, value) in &mut all {
+            match name.as_str() {
+                "AWS_ACCESS_KEY_ID" => value.clone_from(&key),
+                "AWS_SECRET_ACCESS_KEY" => value.clone_from(&secret),
+                _ => {}
+            }
+        }
+        all
     }
 
     fn endpoint(&self) -> String {
@@ -262,6 +318,46 @@ impl StoreServer {
         };
         set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
+}
+
+/// What makes a bucket refuse to delete.
+const LOCK: &str = "s3.put_object_lock_configuration(Bucket=bucket,ObjectLockConfiguration={'ObjectLockEnabled':'Enabled',\
+'Rule':{'DefaultRetention':{'Mode':'COMPLIANCE','Days':1}}})";
+
+/// A policy with which a user may do everything with objects.
+#[must_use]
+pub fn everything() -> String {
+    let all = ["arn:aws:s3:::vault", "arn:aws:s3:::vault/*"];
+    serde_json::json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": all}]})
+        .to_string()
+}
+
+/// The keys of a user of [`Extra`].
+fn of_user(name: &str) -> (String, String) {
+    (name.to_owned(), format!("{name}-secret"))
+}
+
+impl Extra {
+    /// The administrator and the users, as SeaweedFS reads them.
+    fn identities(&self) -> serde_json::Value {
+        let user = |name: &str, (key, secret): (String, String)| serde_json::json!({"name": name, "credentials": [{"accessKey": key, "secretKey": secret}]});
+        let mut all = vec![user("test", (KEY.to_owned(), SECRET.to_owned()))];
+        all[0]["actions"] = serde_json::json!(["Admin", "Read", "Write", "List", "Tagging"]);
+        let policies = self.users.iter().map(|(name, policy)| serde_json::json!({"name": name, "content": policy}));
+        all.extend(self.users.iter().map(|(name, _)| {
+            let mut user = user(name, of_user(name));
+            user["policyNames"] = serde_json::json!([name]);
+            user
+        }));
+        serde_json::json!({"identities": all, "policies": policies.collect::<Vec<_>>()})
+    }
+}
+
+/// Runs a Python script with the clients that were installed beside the servers.
+fn python(script: &str) -> Finished {
+    let mut python = Command::new(installed("bin/python"));
+    python.args(["-c", script]);
+    process::run("python", python, START_MAX)
 }
 
 /// Distances of SeaweedFS's ports from the first: S3, master, volume, filer, and their gRPC ports.

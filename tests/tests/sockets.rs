@@ -1,7 +1,7 @@
 //! A source opens no door: the process that serves disks talks to nobody but over unix sockets, in whatever state it is started;
 //! its children connect outwards to the store; and nothing of it listens on the network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use farshore_changelog::clock;
@@ -55,7 +55,7 @@ fn the<'a>(programs: &'a [Program], words: &[&str]) -> Vec<&'a Program> {
 
 /// Of an account: the agent opened unix sockets only, its shipper connected outwards. Gives how many children looked at the vault.
 #[track_caller]
-fn assert_outbound_by_children_only(account: &PathBuf) -> usize {
+fn assert_outbound_by_children_only(account: &Path) -> usize {
     let programs = programs(account);
     let agents = the(&programs, &["run"]);
     let [agent] = agents[..] else { panic!("one agent is expected in {programs:#?}") };
@@ -109,7 +109,7 @@ fn the_process_that_serves_disks_opens_no_network_socket() {
     // strace has seen the end of the agent and writes the rest of what it saw.
     clock::sleep(Duration::from_millis(500));
 
-    let looks: Vec<usize> = watched.accounts.iter().map(assert_outbound_by_children_only).collect();
+    let looks: Vec<usize> = watched.accounts.iter().map(|account| assert_outbound_by_children_only(account)).collect();
     println!("looks at the vault by children, of each start: {looks:?}");
     assert!(looks[0] > 0, "the first start asks the vault through a child: {looks:?}");
     assert!(looks[2] > 1, "a lost ring and `resync --full` ask through one: {looks:?}");

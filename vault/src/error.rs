@@ -133,7 +133,7 @@ impl VaultError {
             | E::NotImplemented { .. }
             | E::InvalidPath { .. }
             | E::UnknownConfigurationKey { .. } => true,
-            E::Generic { source, .. } => denied(source.as_ref()),
+            E::Generic { source, .. } => denied(source.as_ref()) || delete_denied(source.as_ref()),
             _ => false,
         };
         let source = Box::new(source);
@@ -148,6 +148,12 @@ fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
             matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
         })
     })
+}
+
+/// Whether S3 refused one key of a bulk delete: the request itself succeeds, and of the error for the key `object_store` shows only text.
+fn delete_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let text = error.to_string();
+    text.starts_with("DeleteObjects request failed for key") && text.ends_with("(code: AccessDenied)")
 }
 
 #[cfg(test)]
