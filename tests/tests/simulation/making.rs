@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use farshore::agent::look::Looker;
 use farshore::config::Config;
 use farshore_vault::retry::RetryPolicy;
-use farshore::agent::look::Looker;
 use farshore_vault::{Access, Vault};
 
 use crate::cells;
