@@ -44,7 +44,7 @@ fn files_with(dir: &Path, secrets: &[&str]) -> Vec<String> {
         } else if path.is_file() {
             let bytes = std::fs::read(&path).unwrap();
             let has = |secret: &&str| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
-            if secrets.iter().any(|secret| has(secret)) {
+            if secrets.iter().any(has) {
                 found.push(path.display().to_string());
             }
         }
