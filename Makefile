@@ -7,6 +7,8 @@
 #                  for minutes, wants root
 #                  (it drops the page cache) and takes 30 GB of disk while it runs
 #   make lint      format, clippy, documentation, licences
+#   make deny      licences, bans and sources of what is built in; a second
+#   make advisories  known weaknesses of it, by RustSec's database, which is fetched
 #   make fmt       formats
 #   make fuzz      a minute of every fuzz target; FUZZ_SECONDS=600 make fuzz for more
 #   make simulate  worlds of the simulator: SEEDS=10000 FROM=1 make simulate; SEED=7 make simulate repeats one
@@ -18,7 +20,6 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 NIGHTLY_FUZZ_SECONDS ?= 3600
-CARGO_DENY_VERSION ?= 0.18.4
 # Tests with real faults do a few rounds in `make test` and these many at night.
 NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2 FARSHORE_STRESS_OPERATIONS=200000
 
@@ -27,14 +28,14 @@ PEERS ?=
 STAGES ?=
 GROWTH ?=
 
-.PHONY: demo test test-stages test-across deps bench lint fmt fuzz nightly simulate mutations loom loom-weakened tsan
+.PHONY: demo test test-stages test-across deps bench lint deny advisories fmt fuzz nightly simulate mutations loom loom-weakened tsan
 
 demo:
 	$(CARGO) run --release --package farshore -- demo
 
 test: deps
 	$(CARGO) build --workspace --locked
-	$(MAKE) test-stages loom test-across fuzz
+	$(MAKE) deny test-stages loom test-across fuzz
 
 # Each stage by itself.
 test-stages:
@@ -81,8 +82,14 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
-	$(CARGO) deny check licenses bans sources
+	$(MAKE) deny
+
+deny:
+	scripts/cargo-deny.sh check --hide-inclusion-graph licenses bans sources
+
+# By itself, because the database is a network service of its own: a check that fails for want of it says nothing about this code.
+advisories:
+	scripts/cargo-deny.sh check advisories
 
 fmt:
 	$(CARGO) fmt --all
