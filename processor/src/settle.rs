@@ -12,12 +12,15 @@ use crate::image::Image;
 use crate::position::ReplayPosition;
 use crate::replay::Replay;
 
+/// A thread that makes images durable: what became of each, by its index.
+type Syncing = JoinHandle<Vec<(usize, io::Result<()>)>>;
+
 /// What is left to do for such a batch.
 #[derive(Debug)]
 pub struct Unsettled {
     after: ReplayPosition,
     /// `None`: nobody does it yet.
-    syncing: Option<JoinHandle<Vec<(usize, io::Result<()>)>>>,
+    syncing: Option<Syncing>,
 }
 
 impl Replay {
@@ -63,7 +66,7 @@ impl Replay {
 }
 
 /// Has a thread make the dirty ones durable. `None` where that cannot be.
-fn sync_elsewhere(images: &[Image]) -> Option<JoinHandle<Vec<(usize, io::Result<()>)>>> {
+fn sync_elsewhere(images: &[Image]) -> Option<Syncing> {
     let dirty = images.iter().enumerate().filter(|(_, image)| image.is_dirty());
     let files = dirty.map(|(at, image)| Some((at, image.another_handle().ok()?))).collect::<Option<Vec<_>>>()?;
     let sync = move || files.iter().map(|(at, file)| (*at, medium::sync_data(file))).collect();

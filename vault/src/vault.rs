@@ -18,6 +18,9 @@ use crate::retry::RetryPolicy;
 use crate::store::{Put, Store};
 use crate::url::{self, OpenStore};
 
+/// Puts a key where the vault with this id will find it.
+type Keep<'a> = Box<dyn FnOnce(&str) -> Result<(), VaultError> + 'a>;
+
 /// An open vault. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Vault {
@@ -118,7 +121,7 @@ impl Vault {
     async fn init_in(
         store: OpenStore,
         url: &str,
-        encrypted: Option<(&VaultKey, Box<dyn FnOnce(&str) -> Result<(), VaultError> + '_>)>,
+        encrypted: Option<(&VaultKey, Keep<'_>)>,
     ) -> Result<Self, VaultError> {
         let store = Store::new(store, RetryPolicy::PATIENT);
         let mut object = VaultObject { id: Nonce::random(), created: clock::wall().timestamp(), encryption: None };

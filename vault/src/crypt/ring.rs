@@ -154,7 +154,7 @@ mod tests {
         let ring = KeyRing::parse(&text).unwrap();
         assert_eq!(ring, KeyRing { vault: vec![new, old.clone()], source: vec![source] });
         assert_eq!(ring.vault_key(old.fingerprint()), Some(&old));
-        let longest = GroupName::new(&"g".repeat(64)).unwrap();
+        let longest = GroupName::new("g".repeat(64)).unwrap();
         let source = old.source_key(Nonce([3; 16]), &longest, &old);
         assert_eq!(KeyRing::parse(&source.to_line()).unwrap().source, [source]);
     }
