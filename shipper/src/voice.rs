@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use farshore_changelog::ring::{Ring, ShipperState};
+use farshore_vault::VaultError;
 
 use crate::error::{ShipError, chain};
 
@@ -68,6 +69,8 @@ struct Known {
     reached: bool,
     /// Whether it leaves each [`Asking`] without an answer.
     unanswered: [bool; 2],
+    /// Whether that is a refusal, which somebody has to do something about.
+    refused: bool,
     /// What troubles each [`Half`].
     trouble: [Option<Trouble>; 2],
 }
@@ -87,6 +90,18 @@ impl Known {
             None => ShipperState::Starting,
         }
     }
+}
+
+/// Whether the store said that it will not, rather than nothing.
+fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if matches!(error.downcast_ref(), Some(VaultError::Refused { .. } | VaultError::Gone { .. })) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
 }
 
 /// Speaks for a shipper.
@@ -127,9 +142,14 @@ impl Voice {
     }
 
     /// The vault has not answered `asking`.
-    pub fn unreachable(&self, asking: Asking, error: &dyn Error) {
-        let was = self.say(|known| known.unanswered[asking as usize] = true);
-        if was.unanswered.contains(&true) {
+    pub fn unreachable(&self, asking: Asking, error: &(dyn Error + 'static)) {
+        let refused = is_refusal(error);
+        let was = self.say(|known| {
+            known.unanswered[asking as usize] = true;
+            known.refused = refused;
+        });
+        // What began as an outage may go on as a refusal, such as of keys that were replaced meanwhile.
+        if was.unanswered.contains(&true) && (was.refused || !refused) {
             tracing::debug!("{}", chain(error));
         } else {
             tracing::warn!("{}; segments stay in the spool until it answers", chain(error));
