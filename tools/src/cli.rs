@@ -55,6 +55,8 @@ pub enum Verb {
     Verify(verbs::verify::Args),
     /// Print what lies in a ring, a segment or an undo journal.
     Inspect(verbs::inspect::Args),
+    /// Reckon what groups would ask of a store in a month, and what a longer `max_delay` saves.
+    Estimate(verbs::estimate::Args),
     /// Watch a disk being protected: everything on this machine, in a folder of its own, in under a minute.
     Demo(verbs::demo::Args),
 }

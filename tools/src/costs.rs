@@ -52,18 +52,29 @@ impl Use {
     /// whether there is a request, which are two gets that find nothing.
     #[must_use]
     pub fn source(&self) -> Requests {
+        self.source_of(self.segments())
+    }
+
+    /// As [`Use::source`], of a source that seals so many segments a second.
+    #[must_use]
+    pub fn source_of(&self, segments: f64) -> Requests {
         let looks = 1.0 / self.heartbeat.as_secs_f64();
-        Requests { puts: self.segments(), gets: 2.0 * looks, ..Requests::default() }
+        Requests { puts: segments, gets: 2.0 * looks, ..Requests::default() }
     }
 
     /// What one target asks in a second: a get for each segment, one that finds nothing for each look, a delete for each segment, and
     /// the listings of retention. A new point asks nothing.
     #[must_use]
     pub fn target(&self) -> Requests {
-        let segments = self.segments();
+        self.target_of(self.segments(), self.looks_in_vain())
+    }
+
+    /// As [`Use::target`], where so many segments come and so many looks find nothing, a second.
+    #[must_use]
+    pub fn target_of(&self, segments: f64, looks_in_vain: f64) -> Requests {
         let sweeps = (1.0 / LOG_RETENTION_EVERY.as_secs_f64()).max(segments / DELETES_MAX as f64);
         Requests {
-            gets: segments + self.looks_in_vain(),
+            gets: segments + looks_in_vain,
             lists: sweeps.max(segments / LIST_PAGE as f64),
             deletes: segments,
             ..Requests::default()
@@ -71,17 +82,34 @@ impl Use {
     }
 
     /// Looks a second after which there was nothing, or nothing more.
-    fn looks_in_vain(&self) -> f64 {
-        let at_most = 1.0 / self.poll.as_secs_f64();
+    #[must_use]
+    pub fn looks_in_vain(&self) -> f64 {
         if self.churn <= 0.0 {
             return 1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64();
         }
-        let (spacing, mut quiet, mut looks) = (Duration::from_secs_f64(1.0 / self.segments()), Duration::ZERO, 0.0);
+        let spacing = Duration::from_secs_f64(1.0 / self.segments());
+        self.looks_within(spacing) / spacing.as_secs_f64()
+    }
+
+    /// Looks between two segments that are so far from each other; less than one when they are nearer than looks are.
+    #[must_use]
+    pub fn looks_within(&self, spacing: Duration) -> f64 {
+        let (mut quiet, mut looks) = (Duration::ZERO, 0.0);
         while quiet < spacing {
             quiet += poll::pause(quiet, self.poll);
             looks += 1.0;
         }
-        (looks / spacing.as_secs_f64()).min(at_most)
+        f64::min(looks, spacing.as_secs_f64() / self.poll.as_secs_f64())
+    }
+
+    /// How long a write waits at most until its segment is sealed. The upload comes on top.
+    #[must_use]
+    pub fn waits(&self) -> Duration {
+        if self.churn <= 0.0 {
+            return Duration::ZERO;
+        }
+        let full = self.segment_bytes as f64 / self.churn;
+        Duration::try_from_secs_f64(full).map_or(self.max_delay, |full| full.min(self.max_delay))
     }
 }
 
@@ -117,11 +145,17 @@ impl Requests {
         }
     }
 
+    /// So many times these.
+    #[must_use]
+    pub fn times(self, n: f64) -> Self {
+        let Self { puts, gets, lists, deletes } = self;
+        Self { puts: puts * n, gets: gets * n, lists: lists * n, deletes: deletes * n }
+    }
+
     /// Of a month, where these are of a second.
     #[must_use]
     pub fn a_month(self) -> Self {
-        let all = |a_second: f64| a_second * MONTH_SECONDS;
-        Self { puts: all(self.puts), gets: all(self.gets), lists: all(self.lists), deletes: all(self.deletes) }
+        self.times(MONTH_SECONDS)
     }
 }
 
@@ -234,7 +268,8 @@ pub fn price_table() -> String {
 }
 
 /// Thousands and millions.
-fn counted(requests: f64) -> String {
+#[must_use]
+pub fn counted(requests: f64) -> String {
     if requests >= 1e6 { format!("{:.2} M", requests / 1e6) } else { format!("{:.1} k", requests / 1e3) }
 }
 

@@ -6,6 +6,7 @@ mod cli;
 pub mod config;
 pub mod costs;
 mod demo;
+mod estimate;
 pub mod failure;
 mod keys;
 mod limits;
@@ -14,6 +15,7 @@ mod output;
 mod paths;
 mod point;
 mod stop;
+mod trace;
 mod units;
 mod verbs;
 mod view_export;
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
         Verb::Failover(args) => verbs::failover::run(&args, out),
         Verb::Verify(args) => verbs::verify::run(&args, out),
         Verb::Inspect(args) => verbs::inspect::run(&args, out),
+        Verb::Estimate(args) => verbs::estimate::run(&args, out),
         Verb::Demo(args) => verbs::demo::run(&args, out),
     };
     match done {

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod demo;
 pub mod enable;
+pub mod estimate;
 pub mod export;
 pub mod failover;
 pub mod init;
