@@ -12,6 +12,8 @@ use farshore_vault::count::LIST_PAGE;
 
 use crate::config::{HEARTBEAT, MAX_DELAY, SEGMENT_BYTES};
 
+/// Segments that come more rarely than this are looked for as of an idle group: once in a while.
+const RARE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A month: 30 days.
 const MONTH_SECONDS: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 
@@ -79,6 +81,18 @@ impl Use {
             deletes: segments,
             ..Requests::default()
         }
+    }
+
+    /// What a source that seals so many segments a second, and one target, ask in a second.
+    #[must_use]
+    pub fn at_pace(&self, segments: f64) -> (Requests, Requests) {
+        let spacing = Duration::try_from_secs_f64(1.0 / segments).unwrap_or(Duration::MAX);
+        let looks = if spacing > RARE {
+            1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64()
+        } else {
+            self.looks_within(spacing) * segments
+        };
+        (self.source_of(segments), self.target_of(segments, looks))
     }
 
     /// Looks a second after which there was nothing, or nothing more.
@@ -184,6 +198,16 @@ pub const AZURE: Prices =
     Prices { name: "Azure Blob, hot, ZRS", put: 6.5, get: 0.5, delete: 0.0, stored: 0.023, egress: (0.02, 0.087) };
 
 impl Prices {
+    /// Those of the store that a vault's URL names; `None` of a folder. Google's are those of S3.
+    #[must_use]
+    pub fn of_store(url: &str) -> Option<Self> {
+        match url.split_once("://")?.0 {
+            "file" => None,
+            "az" => Some(AZURE),
+            _ => Some(S3),
+        }
+    }
+
     /// Dollars.
     #[must_use]
     pub fn of(&self, asked: Requests) -> f64 {
@@ -313,5 +337,25 @@ mod tests {
         let million = Requests { puts: 1e6, gets: 1e6, lists: 1e6, deletes: 1e6 };
         assert!(near(S3.of(million), 10.4) && near(AZURE.of(million), 13.5));
         assert!(near(of_vault(1001).lists, 2.0 / 30.0));
+    }
+
+    #[test]
+    fn a_pace_that_was_kept_costs_what_a_churn_with_that_pace_does() {
+        for (used, segments) in
+            [(Use::usual(0.0), 0.1), (Use::usual(1e6), 1.0), (Use::usual(80.0 * f64::from(1 << 20)), 10.0)]
+        {
+            let (source, target) = used.at_pace(segments);
+            assert!(near(source.puts, used.source().puts) && near(source.gets, used.source().gets));
+            assert!(near(target.deletes, used.target().deletes) && near(target.lists, used.target().lists));
+            assert!(target.gets >= used.target().gets && target.gets <= used.target().gets + 2.0, "{target:?}");
+        }
+        assert!(near(Use::usual(0.0).at_pace(0.0).1.gets, 0.2), "nothing came: it is looked for every 5 s");
+    }
+
+    #[test]
+    fn a_folder_costs_no_requests() {
+        assert_eq!(Prices::of_store("file:///vault"), None);
+        let name = |url| Prices::of_store(url).map(|p| p.name);
+        assert_eq!((name("s3://b/v"), name("az://b/v")), (Some(S3.name), Some(AZURE.name)));
     }
 }
