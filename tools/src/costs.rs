@@ -12,8 +12,6 @@ use farshore_vault::count::LIST_PAGE;
 
 use crate::config::{HEARTBEAT, MAX_DELAY, SEGMENT_BYTES};
 
-/// Segments that come more rarely than this are looked for as of an idle group: once in a while.
-const RARE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A month: 30 days.
 const MONTH_SECONDS: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 
@@ -83,15 +81,14 @@ impl Use {
         }
     }
 
-    /// What a source that seals so many segments a second, and one target, ask in a second.
+    /// What a source that seals so many segments a second, and one target, ask in a second. Of the segments as many as there would be of
+    /// an idle group are taken for heartbeats: a target looks no more often for them.
     #[must_use]
     pub fn at_pace(&self, segments: f64) -> (Requests, Requests) {
-        let spacing = Duration::try_from_secs_f64(1.0 / segments).unwrap_or(Duration::MAX);
-        let looks = if spacing > RARE {
-            1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64()
-        } else {
-            self.looks_within(spacing) * segments
-        };
+        let written = segments - 1.0 / self.heartbeat.as_secs_f64();
+        let spacing = if written > 0.0 { 1.0 / written } else { f64::INFINITY };
+        let looks = Duration::try_from_secs_f64(spacing)
+            .map_or_else(|_| self.looks_of_idle(), |spacing| self.looks_within(spacing) / spacing.as_secs_f64());
         (self.source_of(segments), self.target_of(segments, looks))
     }
 
@@ -99,18 +96,29 @@ impl Use {
     #[must_use]
     pub fn looks_in_vain(&self) -> f64 {
         if self.churn <= 0.0 {
-            return 1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64();
+            return self.looks_of_idle();
         }
         let spacing = Duration::from_secs_f64(1.0 / self.segments());
         self.looks_within(spacing) / spacing.as_secs_f64()
     }
 
-    /// Looks between two segments that are so far from each other; less than one when they are nearer than looks are.
+    fn looks_of_idle(&self) -> f64 {
+        1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64()
+    }
+
+    /// Looks between two segments with something in them that are so far from each other; less than one when they are nearer than
+    /// looks are.
     #[must_use]
     pub fn looks_within(&self, spacing: Duration) -> f64 {
+        let longest = poll::pause(Duration::MAX, self.poll);
         let (mut quiet, mut looks) = (Duration::ZERO, 0.0);
         while quiet < spacing {
-            quiet += poll::pause(quiet, self.poll);
+            let pause = poll::pause(quiet, self.poll);
+            if pause == longest {
+                looks += ((spacing - quiet).as_secs_f64() / longest.as_secs_f64()).ceil();
+                break;
+            }
+            quiet += pause;
             looks += 1.0;
         }
         f64::min(looks, spacing.as_secs_f64() / self.poll.as_secs_f64())
@@ -349,7 +357,14 @@ mod tests {
             assert!(near(target.deletes, used.target().deletes) && near(target.lists, used.target().lists));
             assert!(target.gets >= used.target().gets && target.gets <= used.target().gets + 2.0, "{target:?}");
         }
-        assert!(near(Use::usual(0.0).at_pace(0.0).1.gets, 0.2), "nothing came: it is looked for every 5 s");
+        // The last is what was measured in a minute: one heartbeat more or less than there are on average, taken for a rare write.
+        for idle in [0.0, 0.1, 0.1023] {
+            let (source, target) = Use::usual(0.0).at_pace(idle);
+            assert!(
+                near(source.puts, idle) && (target.gets - idle - 0.2).abs() < 0.03,
+                "{target:?}: heartbeats are no writes"
+            );
+        }
     }
 
     #[test]

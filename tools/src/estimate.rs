@@ -97,6 +97,7 @@ fn sealed(trace: &Trace, used: &Use) -> Pattern {
         at_hand: NOTHING,
         oldest: Duration::ZERO,
         last: Duration::ZERO,
+        written: Duration::ZERO,
         segments: 0,
         looks: 0.0,
         waits: Duration::ZERO,
@@ -111,7 +112,7 @@ fn sealed(trace: &Trace, used: &Use) -> Pattern {
     }
     let span = trace.span.as_secs_f64();
     // The quiet after the last one goes over into the next round.
-    let looks = sealing.looks + used.looks_within(trace.span - sealing.last);
+    let looks = sealing.looks + used.looks_within(trace.span - sealing.written);
     Pattern { segments: sealing.segments as f64 / span, looks_in_vain: looks / span, waits: sealing.waits }
 }
 
@@ -126,6 +127,8 @@ struct Sealing<'a> {
     oldest: Duration,
     /// When the last segment was sealed.
     last: Duration,
+    /// When the last one with something in it was.
+    written: Duration,
     segments: u64,
     looks: f64,
     waits: Duration,
@@ -140,7 +143,6 @@ impl Sealing<'_> {
         if self.at_hand.records == 0 {
             let beats = ((now - self.last).as_nanos() / self.limits.heartbeat.as_nanos()) as u64;
             self.segments += beats;
-            self.looks += beats as f64 * self.used.looks_within(self.limits.heartbeat);
             self.last += self.limits.heartbeat.mul_f64(beats as f64).min(now - self.last);
         }
     }
@@ -161,8 +163,8 @@ impl Sealing<'_> {
 
     fn seal(&mut self, now: Duration) {
         self.waits = self.waits.max(now - self.oldest);
-        self.looks += self.used.looks_within(now - self.last);
-        (self.at_hand, self.last, self.segments) = (NOTHING, now, self.segments + 1);
+        self.looks += self.used.looks_within(now - self.written);
+        (self.at_hand, self.last, self.written, self.segments) = (NOTHING, now, now, self.segments + 1);
     }
 }
 

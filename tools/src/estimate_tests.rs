@@ -40,6 +40,16 @@ fn bursts_are_sealed_one_by_one_with_heartbeats_between() {
     // A second after each of them, and five heartbeats in the 59 s that are left.
     assert!(near(pattern.segments * 3600.0, 60.0 * 6.0), "{pattern:?}");
     assert_eq!(pattern.waits, seconds(1.0));
+    // Heartbeats do not make a target look more often.
+    let looks = Use::usual(0.0).looks_within(Duration::from_secs(60)) / 60.0;
+    assert!((pattern.looks_in_vain - looks).abs() < 0.02, "{pattern:?}, {looks}");
+}
+
+#[test]
+fn a_trace_of_an_age_is_reckoned_at_once() {
+    let requests = vec![Request { at: Duration::ZERO, bytes: 4096 }];
+    let pattern = sealed(&Trace { requests, span: Duration::from_micros(u64::MAX) }, &Use::usual(0.0));
+    assert!(near(pattern.segments, 0.1) && near(pattern.looks_in_vain, 0.2), "{pattern:?}");
 }
 
 #[test]
