@@ -29,7 +29,7 @@ use crate::paths;
 use crate::units::duration;
 
 /// Ring payload a lane, unless the configuration says otherwise.
-const RING_BYTES: u64 = 128 << 20;
+pub const RING_BYTES: u64 = 128 << 20;
 /// Smallest ring payload a lane: a quarter of it must hold a request of 1 MiB.
 const RING_BYTES_MIN: u64 = 8 << 20;
 /// Largest ring payload a lane.
@@ -299,10 +299,7 @@ impl Config {
         );
         let max_delay = file.max_delay.unwrap_or(MAX_DELAY);
         let heartbeat = file.heartbeat.unwrap_or(HEARTBEAT);
-        ensure!(
-            max_delay >= Duration::from_millis(10) && max_delay <= Duration::from_secs(3600),
-            "max_delay must lie between 10ms and 1h, not {max_delay:?}"
-        );
+        check_max_delay(max_delay)?;
         ensure!(
             heartbeat >= Duration::from_millis(100) && heartbeat <= Duration::from_secs(86_400),
             "heartbeat must lie between 100ms and 24h, not {heartbeat:?}"
@@ -431,6 +428,18 @@ impl Config {
             bandwidth: self.bandwidth.clone(),
         }
     }
+}
+
+/// Refuses a `max_delay` that cannot work.
+///
+/// # Errors
+/// What is possible.
+pub fn check_max_delay(max_delay: Duration) -> Result<()> {
+    ensure!(
+        max_delay >= Duration::from_millis(10) && max_delay <= Duration::from_secs(3600),
+        "max_delay must lie between 10ms and 1h, not {max_delay:?}"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -52,36 +52,86 @@ impl Use {
     /// whether there is a request, which are two gets that find nothing.
     #[must_use]
     pub fn source(&self) -> Requests {
+        self.source_of(self.segments())
+    }
+
+    /// As [`Use::source`], of a source that seals so many segments a second.
+    #[must_use]
+    pub fn source_of(&self, segments: f64) -> Requests {
         let looks = 1.0 / self.heartbeat.as_secs_f64();
-        Requests { puts: self.segments(), gets: 2.0 * looks, ..Requests::default() }
+        Requests { puts: segments, gets: 2.0 * looks, ..Requests::default() }
     }
 
     /// What one target asks in a second: a get for each segment, one that finds nothing for each look, a delete for each segment, and
     /// the listings of retention. A new point asks nothing.
     #[must_use]
     pub fn target(&self) -> Requests {
-        let segments = self.segments();
+        self.target_of(self.segments(), self.looks_in_vain())
+    }
+
+    /// As [`Use::target`], where so many segments come and so many looks find nothing, a second.
+    #[must_use]
+    pub fn target_of(&self, segments: f64, looks_in_vain: f64) -> Requests {
         let sweeps = (1.0 / LOG_RETENTION_EVERY.as_secs_f64()).max(segments / DELETES_MAX as f64);
         Requests {
-            gets: segments + self.looks_in_vain(),
+            gets: segments + looks_in_vain,
             lists: sweeps.max(segments / LIST_PAGE as f64),
             deletes: segments,
             ..Requests::default()
         }
     }
 
+    /// What a source that seals so many segments a second, and one target, ask in a second. Of the segments as many as there would be of
+    /// an idle group are taken for heartbeats: a target looks no more often for them.
+    #[must_use]
+    pub fn at_pace(&self, segments: f64) -> (Requests, Requests) {
+        let written = segments - 1.0 / self.heartbeat.as_secs_f64();
+        let spacing = if written > 0.0 { 1.0 / written } else { f64::INFINITY };
+        let looks = Duration::try_from_secs_f64(spacing)
+            .map_or_else(|_| self.looks_of_idle(), |spacing| self.looks_within(spacing) / spacing.as_secs_f64());
+        (self.source_of(segments), self.target_of(segments, looks))
+    }
+
     /// Looks a second after which there was nothing, or nothing more.
-    fn looks_in_vain(&self) -> f64 {
-        let at_most = 1.0 / self.poll.as_secs_f64();
+    #[must_use]
+    pub fn looks_in_vain(&self) -> f64 {
         if self.churn <= 0.0 {
-            return 1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64();
+            return self.looks_of_idle();
         }
-        let (spacing, mut quiet, mut looks) = (Duration::from_secs_f64(1.0 / self.segments()), Duration::ZERO, 0.0);
+        let spacing = Duration::from_secs_f64(1.0 / self.segments());
+        self.looks_within(spacing) / spacing.as_secs_f64()
+    }
+
+    fn looks_of_idle(&self) -> f64 {
+        1.0 / poll::pause(Duration::MAX, self.poll).as_secs_f64()
+    }
+
+    /// Looks between two segments with something in them that are so far from each other; less than one when they are nearer than
+    /// looks are.
+    #[must_use]
+    pub fn looks_within(&self, spacing: Duration) -> f64 {
+        let longest = poll::pause(Duration::MAX, self.poll);
+        let (mut quiet, mut looks) = (Duration::ZERO, 0.0);
         while quiet < spacing {
-            quiet += poll::pause(quiet, self.poll);
+            let pause = poll::pause(quiet, self.poll);
+            if pause == longest {
+                looks += ((spacing - quiet).as_secs_f64() / longest.as_secs_f64()).ceil();
+                break;
+            }
+            quiet += pause;
             looks += 1.0;
         }
-        (looks / spacing.as_secs_f64()).min(at_most)
+        f64::min(looks, spacing.as_secs_f64() / self.poll.as_secs_f64())
+    }
+
+    /// How long a write waits at most until its segment is sealed. The upload comes on top.
+    #[must_use]
+    pub fn waits(&self) -> Duration {
+        if self.churn <= 0.0 {
+            return Duration::ZERO;
+        }
+        let full = self.segment_bytes as f64 / self.churn;
+        Duration::try_from_secs_f64(full).map_or(self.max_delay, |full| full.min(self.max_delay))
     }
 }
 
@@ -117,11 +167,17 @@ impl Requests {
         }
     }
 
+    /// So many times these.
+    #[must_use]
+    pub fn times(self, n: f64) -> Self {
+        let Self { puts, gets, lists, deletes } = self;
+        Self { puts: puts * n, gets: gets * n, lists: lists * n, deletes: deletes * n }
+    }
+
     /// Of a month, where these are of a second.
     #[must_use]
     pub fn a_month(self) -> Self {
-        let all = |a_second: f64| a_second * MONTH_SECONDS;
-        Self { puts: all(self.puts), gets: all(self.gets), lists: all(self.lists), deletes: all(self.deletes) }
+        self.times(MONTH_SECONDS)
     }
 }
 
@@ -150,6 +206,16 @@ pub const AZURE: Prices =
     Prices { name: "Azure Blob, hot, ZRS", put: 6.5, get: 0.5, delete: 0.0, stored: 0.023, egress: (0.02, 0.087) };
 
 impl Prices {
+    /// Those of the store that a vault's URL names; `None` of a folder. Google's are those of S3.
+    #[must_use]
+    pub fn of_store(url: &str) -> Option<Self> {
+        match url.split_once("://")?.0 {
+            "file" => None,
+            "az" => Some(AZURE),
+            _ => Some(S3),
+        }
+    }
+
     /// Dollars.
     #[must_use]
     pub fn of(&self, asked: Requests) -> f64 {
@@ -234,7 +300,8 @@ pub fn price_table() -> String {
 }
 
 /// Thousands and millions.
-fn counted(requests: f64) -> String {
+#[must_use]
+pub fn counted(requests: f64) -> String {
     if requests >= 1e6 { format!("{:.2} M", requests / 1e6) } else { format!("{:.1} k", requests / 1e3) }
 }
 
@@ -278,5 +345,32 @@ mod tests {
         let million = Requests { puts: 1e6, gets: 1e6, lists: 1e6, deletes: 1e6 };
         assert!(near(S3.of(million), 10.4) && near(AZURE.of(million), 13.5));
         assert!(near(of_vault(1001).lists, 2.0 / 30.0));
+    }
+
+    #[test]
+    fn a_pace_that_was_kept_costs_what_a_churn_with_that_pace_does() {
+        for (used, segments) in
+            [(Use::usual(0.0), 0.1), (Use::usual(1e6), 1.0), (Use::usual(80.0 * f64::from(1 << 20)), 10.0)]
+        {
+            let (source, target) = used.at_pace(segments);
+            assert!(near(source.puts, used.source().puts) && near(source.gets, used.source().gets));
+            assert!(near(target.deletes, used.target().deletes) && near(target.lists, used.target().lists));
+            assert!(target.gets >= used.target().gets && target.gets <= used.target().gets + 2.0, "{target:?}");
+        }
+        // The last is what was measured in a minute: one heartbeat more or less than there are on average, taken for a rare write.
+        for idle in [0.0, 0.1, 0.1023] {
+            let (source, target) = Use::usual(0.0).at_pace(idle);
+            assert!(
+                near(source.puts, idle) && (target.gets - idle - 0.2).abs() < 0.03,
+                "{target:?}: heartbeats are no writes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_costs_no_requests() {
+        assert_eq!(Prices::of_store("file:///vault"), None);
+        let name = |url| Prices::of_store(url).map(|p| p.name);
+        assert_eq!((name("s3://b/v"), name("az://b/v")), (Some(S3.name), Some(AZURE.name)));
     }
 }

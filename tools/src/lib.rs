@@ -7,6 +7,7 @@ mod cli;
 pub mod config;
 pub mod costs;
 mod demo;
+mod estimate;
 pub mod failure;
 mod keys;
 mod limits;
@@ -15,6 +16,7 @@ mod output;
 mod paths;
 mod point;
 mod stop;
+mod trace;
 mod units;
 mod verbs;
 mod view_export;
@@ -36,7 +38,6 @@ pub fn main() -> ExitCode {
         Verb::Init(args) => verbs::init::run(&args, out),
         Verb::Key(args) => verbs::key::run(&args, out),
         Verb::Enable(args) => verbs::enable::run(&args, out),
-        Verb::Estimate(args) => verbs::estimate::run(&args, out),
         Verb::Run(args) => verbs::run::run(&args, out),
         Verb::Ship(args) => verbs::ship::run(&args),
         Verb::Process(args) => verbs::process::run(&args, out),
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Verb::Failover(args) => verbs::failover::run(&args, out),
         Verb::Verify(args) => verbs::verify::run(&args, out),
         Verb::Inspect(args) => verbs::inspect::run(&args, out),
+        Verb::Estimate(args) => verbs::estimate::run(&args, out),
         Verb::Demo(args) => verbs::demo::run(&args, out),
     };
     match done {

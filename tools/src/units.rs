@@ -1,4 +1,4 @@
-//! Durations as people write them (`500ms`, `5min`, `24h`), in flags, configurations and output.
+//! Durations as people write them (`500ms`, `5min`, `24h`) and rates (`10 MB/s`), in flags, configurations and output.
 
 use std::time::Duration;
 
@@ -31,6 +31,21 @@ pub fn show_bytes(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
+/// Bytes a second, as people write them: `10 MB/s`, `512 KiB/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BytesPerSecond(pub u64);
+
+impl std::str::FromStr for BytesPerSecond {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is not a rate such as \"10 MB/s\" or \"512 KiB/s\"");
+        let bytes: bytesize::ByteSize =
+            text.strip_suffix("/s").ok_or_else(bad)?.trim_end().parse().map_err(|_| bad())?;
+        Ok(Self(bytes.as_u64()))
+    }
+}
+
 /// Serde of durations in the configuration.
 pub mod duration {
     /// An optional duration.
@@ -60,5 +75,15 @@ mod tests {
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert!(parse_duration("soon").is_err());
         assert!(parse_duration("-1s").is_err());
+    }
+
+    #[test]
+    fn rates_are_read_with_their_unit_only() {
+        assert_eq!("10 MB/s".parse(), Ok(BytesPerSecond(10_000_000)));
+        assert_eq!("512KiB/s".parse(), Ok(BytesPerSecond(512 << 10)));
+        assert_eq!("0 B/s".parse(), Ok(BytesPerSecond(0)));
+        for bad in ["10 MB", "10 Mbit/s", "fast/s", "/s", "-1 MB/s"] {
+            assert!(bad.parse::<BytesPerSecond>().is_err(), "{bad}");
+        }
     }
 }

@@ -11,11 +11,14 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Seq};
 use farshore_changelog::ring::{Ring, ShipperState};
 use farshore_processor::compare::digests::{MARK_PREFIX, ended_request};
+use farshore_shipper::SourceState;
 use farshore_vault::Reason;
 
-use super::control::{AgentStatus, Ask, DiskStatus, Marked, Reply};
+use super::control::{AgentStatus, Ask, DiskStatus, Marked, MonthStatus, Reply};
+use super::pace::Pace;
 use super::serve::Serving;
 use crate::config::Config;
+use crate::costs::{Prices, Requests, Use};
 use crate::view_export::uri;
 
 /// How often a mark that found the ring full is tried.
@@ -37,13 +40,15 @@ struct Inner {
     progress: Arc<ResyncProgress>,
     shipper_pid: Arc<AtomicU32>,
     first: bool,
+    pace: Pace,
 }
 
 impl Answers {
     /// For a group that is served.
     #[must_use]
     pub fn new(config: &Config, ring: &Ring, epoch: Epoch, serving: &Serving, shipper_pid: &Arc<AtomicU32>) -> Self {
-        let noted = farshore_shipper::SourceState::new(&config.state_dir).epoch().ok().flatten();
+        let state = SourceState::new(&config.state_dir);
+        let noted = state.epoch().ok().flatten();
         Self(Arc::new(Inner {
             config: config.clone(),
             ring: ring.clone(),
@@ -54,6 +59,7 @@ impl Answers {
             progress: Arc::clone(&serving.progress),
             shipper_pid: Arc::clone(shipper_pid),
             first: noted.is_some_and(|n| n.reason == Reason::FirstStart),
+            pace: Pace::begin(state, epoch),
         }))
     }
 
@@ -101,7 +107,7 @@ impl Answers {
     /// How the agent is.
     #[must_use]
     pub fn status(&self) -> AgentStatus {
-        let Inner { config, ring, epoch, engine, states, progress, shipper_pid, first, .. } = &*self.0;
+        let Inner { config, ring, epoch, engine, states, progress, shipper_pid, first, pace, .. } = &*self.0;
         let disks: Vec<_> = states.iter().map(|s| s.read()).collect();
         let resync = progress.status();
         let left_seconds = resync.left_bytes.checked_div(resync.bytes_per_second);
@@ -148,6 +154,7 @@ impl Answers {
             resync_bytes_per_second: resync.bytes_per_second,
             resync_seconds_left: left_seconds.filter(|_| resync.in_progress),
             overflows: resync.overflows,
+            month: month(config, pace).map(Box::new),
             disks: config
                 .disks
                 .iter()
@@ -165,4 +172,30 @@ impl Answers {
                 .collect(),
         }
     }
+}
+
+/// A month of the group at its pace, with a target as it is by default.
+fn month(config: &Config, pace: &Pace) -> Option<MonthStatus> {
+    let kept = pace.now()?;
+    let how = Use {
+        segment_bytes: config.segment_bytes,
+        max_delay: config.max_delay,
+        heartbeat: config.heartbeat,
+        ..Use::usual(0.0)
+    };
+    let (source, target) = how.at_pace(kept.segments);
+    let (source, target) = (source.a_month(), target.a_month());
+    let Requests { puts, gets, lists, deletes } = source.and(target);
+    let prices = Prices::of_store(&config.vault);
+    let dollars = |asked| prices.map_or(0.0, |prices| prices.of(asked));
+    Some(MonthStatus {
+        over_seconds: kept.over.as_secs_f64(),
+        puts,
+        gets,
+        lists,
+        deletes,
+        prices: prices.map(|prices| prices.name.to_owned()),
+        source_dollars: dollars(source),
+        target_dollars: dollars(target),
+    })
 }

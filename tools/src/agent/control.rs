@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::failure::{Next, fail};
 
 /// Changes with every change of the messages below.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (no descriptor or memory left).
@@ -98,8 +98,31 @@ pub struct AgentStatus {
     pub resync_seconds_left: Option<u64>,
     /// How often the log had no room since the agent started.
     pub overflows: u64,
+    /// What it and one target ask of the store; `None` until the agent has run for a minute.
+    pub month: Option<Box<MonthStatus>>,
     /// Its disks.
     pub disks: Vec<DiskStatus>,
+}
+
+/// A month of requests, at the pace since the agent started.
+#[derive(Debug, Clone, Encode, Decode, Serialize)]
+pub struct MonthStatus {
+    /// For how long that pace was kept, in seconds.
+    pub over_seconds: f64,
+    /// Puts.
+    pub puts: f64,
+    /// Gets.
+    pub gets: f64,
+    /// Pages of listings.
+    pub lists: f64,
+    /// Deletes.
+    pub deletes: f64,
+    /// Whose list prices they are reckoned with; `None` of a folder, where they cost nothing.
+    pub prices: Option<String>,
+    /// Dollars of the source's requests.
+    pub source_dollars: f64,
+    /// Dollars of one target's.
+    pub target_dollars: f64,
 }
 
 /// How one disk is.

@@ -18,6 +18,7 @@ pub mod control;
 pub mod enable;
 pub mod look;
 pub mod maps;
+pub mod pace;
 pub mod serve;
 mod served;
 pub mod stamp;

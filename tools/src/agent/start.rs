@@ -22,7 +22,7 @@ use crate::failure::{Next, fail};
 use crate::units::show_bytes;
 
 /// Slots a lane: enough for 128 MiB of 8 KiB writes.
-const SLOTS_PER_LANE: u32 = 16_384;
+pub const SLOTS_PER_LANE: u32 = 16_384;
 /// How long the vault may take to say its version at an orderly start.
 const VAULT_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long a predecessor's shipper may take to end before the agent gives up.

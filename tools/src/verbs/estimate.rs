@@ -1,140 +1,121 @@
-//! `farshore estimate`: requests of a month and what they cost, from how much a group writes. Asks nobody.
+//! `farshore estimate`: what groups would ask of a store in a month and what that costs, before there is any; and how `max_delay` trades
+//! requests against the age of what is lost with the source.
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytesize::ByteSize;
+use farshore_processor::processor::{GROUPS_MAX as IN_A_VAULT, POLL};
+use farshore_shipper::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use serde::Serialize;
 
-use crate::costs::{AZURE, Requests, S3, Use, of_vault};
+use crate::config::{HEARTBEAT, MAX_DELAY, SEGMENT_BYTES, check_max_delay};
+use crate::costs::{AZURE, S3, Use, counted};
+use crate::estimate::{Month, Writes, months};
+use crate::failure::{Next, fail};
 use crate::output::{Output, table};
-use crate::units::{parse_duration, show_duration};
+use crate::trace::Trace;
+use crate::units::{BytesPerSecond, parse_duration, show_bytes, show_duration};
 
-/// Delays that are set beside the one that was asked for, in seconds.
-const DELAYS: [u64; 5] = [1, 5, 15, 60, 300];
-/// Groups that a vault may have.
-const GROUPS_MAX: u64 = 10_000;
-/// Longest `max_delay`, as in a configuration.
-const DELAY_MAX: Duration = Duration::from_secs(3600);
+/// Most groups: those of a vault.
+const GROUPS_MAX: u64 = IN_A_VAULT as u64;
 
 /// Arguments of `estimate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Bytes that a group writes a second, such as "10 MB/s"; 0 is an idle one.
-    #[arg(long, value_name = "RATE", value_parser = parse_churn)]
-    churn: u64,
-    /// `max_delay` of its configuration.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1s")]
-    max_delay: Duration,
-    /// How many such groups.
-    #[arg(long, default_value_t = 1)]
+    /// What a group writes, at an even pace, such as "10 MB/s"; "0 B/s" is an idle one.
+    #[arg(long, value_name = "RATE", conflicts_with = "trace", required_unless_present = "trace")]
+    churn: Option<BytesPerSecond>,
+    /// A trace of what a group writes, as fio's `write_iolog` leaves it (version 2 or 3).
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// How long the trace took, where it has no times of its own.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "trace")]
+    took: Option<Duration>,
+    /// The groups, each of which writes like that.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     groups: u64,
+    /// `max_delay` of their configurations [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    max_delay: Option<Duration>,
+    /// `segment_size` of their configurations [default: 8MiB].
+    #[arg(long, value_name = "SIZE")]
+    segment_size: Option<ByteSize>,
 }
 
-/// A month of all groups.
+/// What is printed.
 #[derive(Debug, Serialize)]
-struct Row {
-    max_delay_seconds: f64,
-    /// How old the newest state at the vault may be, besides the time of the upload: what is lost with the source.
-    rpo_seconds: f64,
-    puts: f64,
-    gets: f64,
-    lists: f64,
-    deletes: f64,
-    s3_dollars: f64,
-    azure_dollars: f64,
-    /// The one that was asked for.
-    asked: bool,
+struct Estimate {
+    groups: u64,
+    /// Of one group.
+    churn_bytes_per_second: f64,
+    months: Vec<Month>,
 }
 
-/// Reads `10 MB/s`.
-fn parse_churn(text: &str) -> Result<u64, String> {
-    let bytes = text.strip_suffix("/s").unwrap_or(text).trim();
-    bytes
-        .parse::<ByteSize>()
-        .map(|size| size.as_u64())
-        .map_err(|e| format!("{text:?} is no rate such as \"10 MB/s\" ({e})"))
-}
-
-/// Prints the estimate.
+/// Prints the months.
 ///
 /// # Errors
-/// When a value cannot be.
+/// When an argument cannot be, or the trace is none.
 pub fn run(args: &Args, out: Output) -> Result<()> {
-    ensure!((1..=GROUPS_MAX).contains(&args.groups), "a vault has 1 to {GROUPS_MAX} groups, not {}", args.groups);
-    let delays = Duration::from_millis(10)..=DELAY_MAX;
-    ensure!(delays.contains(&args.max_delay), "max_delay lies between 10ms and 1h, not {:?}", args.max_delay);
-    out.print(&rows(args.churn, args.max_delay, args.groups), |rows| text(rows))
+    let max_delay = args.max_delay.unwrap_or(MAX_DELAY);
+    let segment_bytes = args.segment_size.map_or(SEGMENT_BYTES, |size| size.as_u64());
+    ensure!(
+        (1..=GROUPS_MAX).contains(&args.groups),
+        fail(format!("{} groups cannot be in one vault", args.groups)).next(format!("give 1 to {GROUPS_MAX}"))
+    );
+    check_max_delay(max_delay).next("give another --max-delay")?;
+    ensure!(
+        (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes),
+        fail(format!("a segment cannot be of {}", show_bytes(segment_bytes))).next(format!(
+            "give {} to {}",
+            show_bytes(SEGMENT_BYTES_MIN),
+            show_bytes(SEGMENT_BYTES_MAX)
+        ))
+    );
+    let trace = args.trace.as_ref().map(|path| read(path, args.took)).transpose()?;
+    let churn = match (&trace, args.churn) {
+        (Some(trace), _) => trace.churn(),
+        (None, churn) => churn.map_or(0.0, |churn| churn.0 as f64),
+    };
+    let how = Use { churn, segment_bytes, max_delay, heartbeat: HEARTBEAT, poll: POLL };
+    let writes = trace.as_ref().map_or(Writes::Evenly, Writes::As);
+    let months = months(writes, &how, args.groups);
+    out.print(&Estimate { groups: args.groups, churn_bytes_per_second: churn, months }, text)
 }
 
-fn rows(churn: u64, asked: Duration, groups: u64) -> Vec<Row> {
-    let mut delays: Vec<_> = DELAYS.map(Duration::from_secs).into_iter().chain([asked]).collect();
-    delays.sort();
-    delays.dedup();
-    delays.into_iter().map(|max_delay| row(churn, max_delay, groups, max_delay == asked)).collect()
-}
-
-fn row(churn: u64, max_delay: Duration, groups: u64, asked: bool) -> Row {
-    let used = Use { max_delay, ..Use::usual(churn as f64) };
-    let one = used.source().and(used.target());
-    let all = (0..groups).fold(of_vault(groups), |all, _| all.and(one)).a_month();
-    let Requests { puts, gets, lists, deletes } = all;
-    Row {
-        max_delay_seconds: max_delay.as_secs_f64(),
-        rpo_seconds: 1.0 / used.segments(),
-        puts,
-        gets,
-        lists,
-        deletes,
-        s3_dollars: S3.of(all),
-        azure_dollars: AZURE.of(all),
-        asked,
-    }
-}
-
-fn text(rows: &[Row]) -> String {
-    let mut table = table(["max_delay", "lost at most", "PUT", "GET", "LIST", "DELETE", S3.name, AZURE.name]);
-    let count = |n: f64| format!("{:.1} k", n / 1e3);
-    for row in rows {
-        let mark = if row.asked { " *" } else { "" };
-        table.add_row([
-            format!("{}{mark}", show_duration(Duration::from_secs_f64(row.max_delay_seconds))),
-            show_duration(Duration::from_secs_f64(row.rpo_seconds)),
-            count(row.puts),
-            count(row.gets),
-            count(row.lists),
-            count(row.deletes),
-            format!("${:.2}", row.s3_dollars),
-            format!("${:.2}", row.azure_dollars),
-        ]);
-    }
-    format!(
-        "{table}\na month of requests at list prices, one target (*: asked for); what is stored and read comes on top (docs/costs.md). Beside \"lost at most\" there is the time of an upload"
+fn read(path: &PathBuf, took: Option<Duration>) -> Result<Trace> {
+    let what = || format!("{} cannot be used as a trace", path.display());
+    let file = File::open(path).what(what(), "give a file that fio wrote with --write_iolog")?;
+    Trace::read(BufReader::new(file), took).what(
+        what(),
+        "give a file that fio wrote with --write_iolog, and with --took how long that was if it has no times",
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_read_as_people_write_them() {
-        assert_eq!(parse_churn("10 MB/s"), Ok(10_000_000));
-        assert_eq!((parse_churn("1MiB"), parse_churn("0")), (Ok(1 << 20), Ok(0)));
-        assert!(parse_churn("fast").unwrap_err().contains("fast"));
+fn text(of: &Estimate) -> String {
+    let mut table = table(["", "max_delay", "a write waits", "PUT", "GET", "LIST", "DELETE", S3.name, AZURE.name]);
+    for month in &of.months {
+        table.add_row([
+            if month.asked_for { "*" } else { "" }.to_owned(),
+            show_duration(Duration::from_secs_f64(month.max_delay_seconds)),
+            show_duration(Duration::from_secs_f64(month.waits_seconds)),
+            counted(month.puts),
+            counted(month.gets),
+            counted(month.lists),
+            counted(month.deletes),
+            format!("${:.2}", month.s3),
+            format!("${:.2}", month.azure),
+        ]);
     }
-
-    #[test]
-    fn a_longer_delay_costs_less_and_loses_more_until_segments_are_full() {
-        let rows = rows(1_000_000, Duration::from_secs(2), 1);
-        assert_eq!(rows.iter().filter(|row| row.asked).map(|row| row.max_delay_seconds).collect::<Vec<_>>(), [2.0]);
-        assert!(
-            rows.windows(2)
-                .all(|two| two[1].s3_dollars <= two[0].s3_dollars && two[1].rpo_seconds >= two[0].rpo_seconds)
-        );
-        let (one, full) = (&rows[0], rows.last().unwrap());
-        assert!(one.rpo_seconds == 1.0 && (full.rpo_seconds - 8.388608).abs() < 1e-6, "8 MiB at 1 MB/s");
-        // docs/costs.md has them for one group without the vault's own listings.
-        assert!((one.s3_dollars - 16.30 - 0.43).abs() < 0.01, "{}", one.s3_dollars);
-    }
+    let groups = if of.groups == 1 { "group" } else { "groups" };
+    format!(
+        "a month of {} {groups}, each with {:.2} MB/s, and one target; * is what was asked for\n\n{table}\n\n\
+         A write that waits, and one whose segment is being uploaded, is lost if the source never comes back. Requests only, at list prices: \
+         docs/costs.md says what is stored and read.",
+        of.groups,
+        of.churn_bytes_per_second / 1e6
+    )
 }

@@ -14,8 +14,9 @@ use farshore_processor::target::{GroupDir, groups as groups_of};
 use farshore_vault::Vault;
 use serde::Serialize;
 
-use crate::agent::control::{self, AgentStatus, Ask, Reply};
+use crate::agent::control::{self, AgentStatus, Ask, MonthStatus, Reply};
 use crate::config::Config;
+use crate::costs::counted;
 use crate::failure::{Next, fail};
 use crate::output::{Output, table};
 use crate::paths;
@@ -221,6 +222,8 @@ fn text(rows: &[GroupRow]) -> String {
                 show_bytes(s.resync_bytes_per_second)
             ));
         }
+        let month = row.source.as_ref().and_then(|s| s.month.as_deref());
+        below.extend(month.and_then(month_line).map(|line| format!("\n{}: {line}", row.group)));
         if row.source.as_ref().is_some_and(|s| s.state == "fenced") {
             below.push_str(&format!(
                 "\n{}: another site has the group; `farshore inspect --loss CONFIG` lists what it did not get",
@@ -237,4 +240,41 @@ fn text(rows: &[GroupRow]) -> String {
         }
     }
     format!("{table}{below}")
+}
+
+/// What a group's requests come to, where they are paid for.
+fn month_line(month: &MonthStatus) -> Option<String> {
+    let prices = month.prices.as_ref()?;
+    Some(format!(
+        "requests ${:.2} a month by the source and ${:.2} by one target ({} PUT, {} GET; {prices}, at the pace of the last {})",
+        month.source_dollars,
+        month.target_dollars,
+        counted(month.puts),
+        counted(month.gets),
+        show_duration(Duration::from_secs_f64(month.over_seconds))
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_requests_cost_is_said_where_they_cost() {
+        let month = MonthStatus {
+            over_seconds: 7200.0,
+            puts: 2_592_000.0,
+            gets: 8_290_000.0,
+            lists: 4320.0,
+            deletes: 2_592_000.0,
+            prices: Some("S3 Standard".to_owned()),
+            source_dollars: 13.17,
+            target_dollars: 3.13,
+        };
+        assert_eq!(
+            month_line(&month).unwrap(),
+            "requests $13.17 a month by the source and $3.13 by one target (2.59 M PUT, 8.29 M GET; S3 Standard, at the pace of the last 2 h 0 min)"
+        );
+        assert_eq!(month_line(&MonthStatus { prices: None, ..month }), None);
+    }
 }
