@@ -21,7 +21,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 NIGHTLY_FUZZ_SECONDS ?= 3600
 # Tests with real faults do a few rounds in `make test` and these many at night.
-NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2 FARSHORE_STRESS_OPERATIONS=200000
+NIGHTLY_ROUNDS ?= FARSHORE_KILL_ROUNDS=200 FARSHORE_POWER_CUTS=20 FARSHORE_HUGE_COPIES=2 FARSHORE_STRESS_OPERATIONS=200000 FARSHORE_CHURN_MINUTES=30
 
 # For the comparison with peers: --rounds, --seconds, --dir, --results. For the stages and growth: --rounds, --only, --dir, --results.
 PEERS ?=

@@ -142,13 +142,6 @@ impl StoreServer {
         }
     }
 
-    /// Has other users from now on: those that were there before are refused.
-    pub fn replace_users(&mut self, users: Vec<(String, String)>) {
-        self.kill();
-        self.extra.users = users;
-        self.restart();
-    }
-
     /// Lets it stand still for a while: connections stay, and nothing is answered.
     ///
     /// # Panics
@@ -323,14 +316,6 @@ impl StoreServer {
 /// What makes a bucket refuse to delete.
 const LOCK: &str = "s3.put_object_lock_configuration(Bucket=bucket,ObjectLockConfiguration={'ObjectLockEnabled':'Enabled',\
 'Rule':{'DefaultRetention':{'Mode':'COMPLIANCE','Days':1}}})";
-
-/// A policy with which a user may do everything with objects.
-#[must_use]
-pub fn everything() -> String {
-    let all = ["arn:aws:s3:::vault", "arn:aws:s3:::vault/*"];
-    serde_json::json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": all}]})
-        .to_string()
-}
 
 /// The keys of a user of [`Extra`].
 fn of_user(name: &str) -> (String, String) {

@@ -1,12 +1,17 @@
 //! A disk that is protected through a real object store, which goes away and comes back while the disk is written: nothing is lost, nothing
 //! is copied again, and every point is there.
 
+use std::process::Command;
 use std::time::Duration;
 
 use farshore_changelog::clock;
+use farshore_tests::durable;
+use farshore_tests::process;
 use farshore_tests::protected::{assert_good, verified_load};
-use farshore_tests::site::{GROUP, Site, SiteSpec};
+use farshore_tests::rounds;
+use farshore_tests::site::{GROUP, Site, SiteSpec, VERB_MAX};
 use farshore_tests::stores::{Kind, StoreServer};
+use farshore_tests::stretches::write_random;
 use farshore_tests::vm_disk::VmDisk;
 
 const DISK_BYTES: u64 = 48 << 20;
@@ -48,6 +53,44 @@ fn seaweedfs_that_is_killed_and_comes_back_protects_a_disk() {
         clock::sleep(AWAY);
         server.restart();
     });
+}
+
+/// A minute of it in `make test`, half an hour at night.
+#[test]
+fn churn_with_a_store_that_is_killed_every_minute_loses_nothing() {
+    let mut server = StoreServer::start(Kind::Seaweed);
+    let store = Some((server.url("dr"), server.environment()));
+    let mut site = Site::protected(SiteSpec { disks: vec![DISK_BYTES], store, ..SiteSpec::default() });
+    let (mut marks, mut copies) = (Vec::new(), Vec::new());
+    for minute in 0..rounds::count("FARSHORE_CHURN_MINUTES", 1) {
+        let end = clock::mono() + Duration::from_secs(60);
+        let mut seed = u64::from(minute) * 10_000;
+        while clock::mono() + AWAY * 3 < end {
+            seed += 1;
+            write_random(&site, seed, 20, 100_000);
+            clock::sleep(Duration::from_millis(200));
+        }
+        let name = format!("minute {minute}");
+        marks.push((name.clone(), site.mark(&name)));
+        copies.push(durable::digest(&site.disks[0].source));
+        server.kill();
+        write_random(&site, seed + 1, 40, 100_000);
+        clock::sleep(AWAY);
+        server.restart();
+    }
+    site.assert_catches_up();
+    assert_eq!(site.agent_status()["overflows"], 0);
+    let points: Vec<_> = site.points().into_iter().filter_map(|p| Some((p.name.clone()?, p.position, p.id))).collect();
+    assert_eq!(points.iter().map(|(name, at, _)| (name.clone(), *at)).collect::<Vec<_>>(), marks);
+    for ((name, _, id), wanted) in points.iter().zip(&copies) {
+        let seen = site.path("seen");
+        let attached = site.attach(id);
+        let mut copy = Command::new("nbdcopy");
+        copy.arg(attached.uri("vda")).arg(&seen);
+        let _ = process::run("nbdcopy", copy, VERB_MAX).good();
+        assert_eq!(durable::digest(&seen), *wanted, "the point {name} is not what the source was");
+    }
+    site.end_and_verify();
 }
 
 #[test]

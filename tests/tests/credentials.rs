@@ -1,5 +1,5 @@
-//! Keys of the store and of the vault that are replaced, missing, wrong or lost: what goes on goes on without a restart, what cannot
-//! says what to do, and nothing of what was written is lost.
+//! Keys of the vault that are missing, wrong or lost: what goes on goes on without a restart, what cannot says what to do, and nothing of what
+//! was written is lost.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -9,44 +9,9 @@ use std::process::Command;
 use farshore_tests::bin;
 use farshore_tests::process::{self, Finished};
 use farshore_tests::site::{Site, SiteSpec, VERB_MAX};
-use farshore_tests::stores::{Extra, StoreServer, everything};
 use farshore_tests::stretches::{refused, run_agent, write_random};
-use nix::sys::signal::Signal;
 
 const DISK_BYTES: u64 = 8 << 20;
-
-/// The file of the AWS command line, with the keys of this user of the server.
-fn write_profile(path: &Path, user: &str) {
-    let text = format!("[default]\naws_access_key_id = {user}\naws_secret_access_key = {user}-secret\n");
-    std::fs::write(path, text).unwrap();
-}
-
-#[test]
-fn keys_of_the_store_that_are_replaced_while_it_runs_count() {
-    let users = |name: &str| vec![(name.to_owned(), everything())];
-    let mut server = StoreServer::seaweed(Extra { users: users("old"), locked: false });
-    let dir = tempfile::tempdir().unwrap();
-    let profile = dir.path().join("credentials");
-    write_profile(&profile, "old");
-    let mut environment = server.environment();
-    environment.retain(|(name, _)| name != "AWS_ACCESS_KEY_ID" && name != "AWS_SECRET_ACCESS_KEY");
-    environment.push(("AWS_SHARED_CREDENTIALS_FILE".to_owned(), profile.display().to_string()));
-    let store = Some((server.url("dr"), environment));
-    let mut site = Site::protected(SiteSpec { disks: vec![DISK_BYTES], store, ..SiteSpec::default() });
-    write_random(&site, 1, 20, 50_000);
-    site.assert_catches_up();
-    // A signal that does nothing, to learn which process it is.
-    let (agent, shipper) = (site.agent().pid(), site.signal_shipper(Signal::SIGCONT));
-
-    server.replace_users(users("new"));
-    write_random(&site, 2, 20, 50_000);
-    let said = site.agent().expect_line("the store refuses it", VERB_MAX);
-    assert!(said.contains("rights of these credentials"), "{said}");
-    write_profile(&profile, "new");
-    site.assert_catches_up();
-    assert_eq!((site.agent().pid(), site.signal_shipper(Signal::SIGCONT)), (agent, shipper), "it was started again");
-    site.end_and_verify();
-}
 
 /// A site whose source finds its key nowhere but where `line` of its configuration says, and the keys that its vault was made with.
 fn site_with(line: impl Fn(&Site) -> String) -> (Site, String) {

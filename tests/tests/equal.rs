@@ -12,6 +12,7 @@ use farshore_tests::fio::Job;
 use farshore_tests::pattern::Rng;
 use farshore_tests::process::Process;
 use farshore_tests::site::{GROUP, Site, SiteSpec};
+use farshore_tests::stores::{Kind, StoreServer};
 
 const MIB: u64 = 1 << 20;
 /// fio has the first part of the disk to itself, because it verifies; what lies behind is fought over.
@@ -108,6 +109,29 @@ fn target_and_source_are_equal_after_a_mixed_load() {
     site.stop_agent();
     assert!(site.stop_processor().success());
     let _ = site.verb(["verify", "--vault", &site.vault_url(), "--target", &site.target.display().to_string()]).good();
+}
+
+/// The same in an encrypted vault in a bucket.
+fn equal_in_a_bucket(kind: Kind) {
+    let server = StoreServer::start(kind);
+    let store = Some((server.url("dr"), server.environment()));
+    let mut site = Site::new(SiteSpec { disks: vec![DISK_BYTES], store, ..SiteSpec::default() });
+    site.start_agent();
+    site.start_processor();
+    load(&site);
+    site.wait_protected();
+    site.assert_catches_up();
+    site.end_and_verify();
+}
+
+#[test]
+fn target_and_source_are_equal_after_a_mixed_load_in_seaweedfs() {
+    equal_in_a_bucket(Kind::Seaweed);
+}
+
+#[test]
+fn target_and_source_are_equal_after_a_mixed_load_in_azurite() {
+    equal_in_a_bucket(Kind::Azurite);
 }
 
 #[test]
