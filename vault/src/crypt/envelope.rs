@@ -64,17 +64,18 @@ pub(crate) struct Envelope<'a> {
     sealed: &'a [u8],
 }
 
-/// Seals `content` for `place`, the vault's id and the key it lies under.
+/// Seals `content`, whose `digest` no other content has, for `place`, the vault's id and the key it lies under.
 pub(crate) fn seal(
     key: &Secret,
     under: Under,
     fingerprint: Fingerprint,
     data_key: Option<&[u8]>,
     place: &[u8],
+    digest: &[u8; 32],
     content: &[u8],
 ) -> Bytes {
     let sealed_key = data_key.unwrap_or_default();
-    let salt = key.derive(SALT, &[place, blake3::hash(content).as_bytes()]);
+    let salt = key.derive(SALT, &[place, digest]);
     let total = HEADER + sealed_key.len() + content.len() + TAG;
     let mut bytes = Vec::with_capacity(total);
     bytes.extend_from_slice(MAGIC);

@@ -5,7 +5,7 @@ use super::*;
 const PRINT: Fingerprint = Fingerprint([9; 8]);
 
 fn sealed(key: &Secret, place: &[u8], content: &[u8]) -> Bytes {
-    seal(key, Under::Group, PRINT, None, place, content)
+    seal(key, Under::Group, PRINT, None, place, blake3::hash(content).as_bytes(), content)
 }
 
 fn opened(key: &Secret, place: &[u8], bytes: &[u8]) -> Result<Bytes, Broken> {
@@ -46,7 +46,7 @@ fn every_flip_and_every_length_is_noticed() {
     let data_key = [8; SEALED_KEY_BYTES];
     for attached in [None, Some(data_key.as_slice())] {
         let content = b"forty-two bytes of some content or other..";
-        let bytes = seal(&key, Under::Data, PRINT, attached, b"place", content);
+        let bytes = seal(&key, Under::Data, PRINT, attached, b"place", blake3::hash(content).as_bytes(), content);
         assert_eq!(opened(&key, b"place", &bytes), Ok(Bytes::from_static(content)));
         assert_eq!(
             bytes.len() as u64 - content.len() as u64,
