@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use farshore_changelog::clock;
 use farshore_changelog::ids::Epoch;
-use farshore_vault::{EpochObject, VaultError};
+use farshore_vault::{EpochObject, KeyError, VaultError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -94,13 +94,20 @@ pub fn answer(config: &Config, question: Question) -> Result<Answer> {
         Ok::<_, VaultError>(seen)
     })?;
     Ok(seen.map_err(|e| {
-        let for_good = matches!(
-            e,
-            VaultError::Version { .. }
-                | VaultError::BadUrl { .. }
-                | VaultError::Unconditional { .. }
-                | VaultError::Key(_)
-        );
+        let for_good = match &e {
+            VaultError::Version { .. } | VaultError::BadUrl { .. } | VaultError::Unconditional { .. } => true,
+            // A key may lie on a mount that is not there yet, or with a server that starts: a VM does not wait for that.
+            VaultError::Key(KeyError::Missing { .. } | KeyError::Unreadable { .. }) => false,
+            VaultError::Key(KeyError::Wrong { .. } | KeyError::Plain { .. } | KeyError::NotAsAsked { .. }) => true,
+            VaultError::Unreachable { .. }
+            | VaultError::Refused { .. }
+            | VaultError::Throttled { .. }
+            | VaultError::Gone { .. }
+            | VaultError::NotAVault { .. }
+            | VaultError::OtherVault { .. }
+            | VaultError::AlreadyAVault { .. }
+            | VaultError::Damaged { .. } => false,
+        };
         NotSeen { for_good, said: format!("{:#}", anyhow::Error::from(e)) }
     }))
 }
