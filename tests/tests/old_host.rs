@@ -34,6 +34,10 @@ fn objects(site: &Site) -> BTreeSet<PathBuf> {
 
 /// Another target, which reads the vault for the first time now.
 fn replay_anew(site: &Site, target: &Path) {
+    // The target that follows the group stays what it is; this one takes it over by word, as its site would after the loss of the other.
+    let mut args: Vec<OsString> = ["adopt", GROUP, "--owner-is-lost", "--vault"].map(OsString::from).to_vec();
+    args.extend([site.vault_url().into(), "--target".into(), target.into()]);
+    let _ = run("farshore adopt", bin::farshore(args), VERB_MAX).good();
     let mut args: Vec<OsString> = vec!["process".into(), "--vault".into(), site.vault_url().into()];
     args.extend(["--target".into(), target.into(), "--once".into(), "--gap-patience".into(), "3s".into()]);
     let _ = run("farshore process --once", bin::farshore(args), CATCH_UP_MAX).good();

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use farshore_benches::report::{Report, median};
-use farshore_benches::shipping::{put, shipped};
+use farshore_benches::shipping::{put, segments, shipped};
 use farshore_benches::work::{half_compressible, seconds};
 use farshore_changelog::segment::BlockPress;
 
@@ -13,6 +13,7 @@ const BLOCK: usize = 256 << 10;
 
 pub fn measure(report: &mut Report, rounds: u32) -> Result<()> {
     let data = half_compressible(PASS_BYTES);
+    let segments = segments(&data)?;
     let (mut rates, mut ratios) = (Vec::new(), Vec::new());
     let (mut sealed_rates, mut sealed_ratios) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -20,9 +21,9 @@ pub fn measure(report: &mut Report, rounds: u32) -> Result<()> {
         let shipped = shipped(&data)?;
         rates.push(PASS_BYTES as f64 / shipped.seconds / 1e6);
         ratios.push(alone / shipped.seconds);
-        let content = &data[..(data.len() as f64 * shipped.stored.min(1.0)) as usize];
-        let [plain, sealed] = [put(content, false)?, put(content, true)?];
-        sealed_rates.push(content.len() as f64 / (sealed - plain) / 1e6);
+        let [plain, sealed] = [put(&segments, false)?, put(&segments, true)?];
+        let bytes: usize = segments.iter().map(bytes::Bytes::len).sum();
+        sealed_rates.push(bytes as f64 / (sealed - plain) / 1e6);
         sealed_ratios.push((shipped.seconds + plain) / (shipped.seconds + sealed));
     }
     report.add("shipping by one core, 4 KiB records, half-compressible", median(rates), "MB/s", "450");
