@@ -23,7 +23,7 @@ const TARGET_MAX_BYTES: u64 = 4096;
 /// The vault is asked this often about a group that another target follows.
 pub const ASK_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A group that nobody follows, and for which there is no room here, is asked for again this often.
-pub const NOBODYS_EVERY: Duration = Duration::from_secs(10);
+pub const NOBODYS_EVERY: Duration = Duration::from_secs(5);
 /// A group that another target follows is looked after this often: whether somebody here was told to adopt it.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Claims of one group that are lost to others in one go before it is given up for now.

@@ -19,7 +19,7 @@ const GROUPS: usize = 40;
 const TARGETS: usize = 4;
 const DISK_BYTES: usize = 1 << 20;
 /// How long, at most, until every group is followed again after anything that happens here, on a busy machine.
-const FOLLOWED_WITHIN: Duration = Duration::from_secs(90);
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(240);
 /// How long a processor sleeps. Longer than any wait of the others for it.
 const ASLEEP: Duration = Duration::from_secs(20);
 const VERB_MAX: Duration = Duration::from_secs(90);
