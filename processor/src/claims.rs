@@ -92,7 +92,7 @@ impl Claimant {
             Some(id) => id,
             None => {
                 // Two that start at once on a new folder are to agree.
-                let _locked = wait_for(&target.join("target.lock"))?;
+                let _locked = lock_soon(&target.join("target.lock"))?;
                 match id(&path)? {
                     Some(id) => id,
                     None => new_id(&path)?,
@@ -110,7 +110,7 @@ impl Claimant {
     /// # Errors
     /// Those of the vault.
     pub async fn claim(&self, vault: &GroupVault) -> Result<Owner, VaultError> {
-        if self.dir(vault).release_wish().exists() {
+        if self.dir(vault).is_to_be_released() {
             return Ok(Owner::Leaving);
         }
         let mut from = 0;
@@ -225,16 +225,20 @@ fn new_id(path: &Path) -> Result<Nonce, TargetError> {
     Ok(note.id)
 }
 
-/// Longest wait for another process that gives the folder its id.
-const ID_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a lock that others hold for a moment.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Pause between two tries.
-const ID_PAUSE: Duration = Duration::from_millis(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-fn wait_for(lock: &Path) -> Result<std::fs::File, TargetError> {
-    let until = clock::mono() + ID_WAIT_MAX;
+/// Takes a lock that others hold for a moment only.
+///
+/// # Errors
+/// [`TargetError::Io`], also when it stays held.
+pub fn lock_soon(lock: &Path) -> Result<std::fs::File, TargetError> {
+    let until = clock::mono() + LOCK_WAIT_MAX;
     loop {
         match crashsafe::lock_file(lock) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && clock::mono() < until => clock::sleep(ID_PAUSE),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && clock::mono() < until => clock::sleep(LOCK_PAUSE),
             locked => return locked.map_err(TargetError::io("lock", lock)),
         }
     }

@@ -74,3 +74,16 @@ async fn a_group_moves_only_when_it_was_released_or_its_target_is_said_to_be_los
     assert!(matches!(b.claim(&group).await.unwrap(), Owner::Other(..)));
     assert_eq!(world.claimant(0, 9).release(&world.group("never")).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn a_wish_to_release_holds_as_long_as_whoever_has_it_lives() {
+    let world = World::new(1).await;
+    let (a, group) = (world.claimant(0, 9), world.group("g"));
+    let dir = GroupDir::new(world.dirs[0].path(), group.group());
+    std::fs::create_dir_all(dir.root()).unwrap();
+    let wish = lock_soon(&dir.release_wish()).unwrap();
+    assert_eq!(a.claim(&group).await.unwrap(), Owner::Leaving);
+    drop(wish);
+    assert!(dir.release_wish().exists(), "as a killed process leaves it");
+    assert_eq!(a.claim(&group).await.unwrap(), Owner::Ours);
+}

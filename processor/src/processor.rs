@@ -225,7 +225,7 @@ impl Processor {
         if task.is_to_go() {
             tracing::info!(group = %task.group(), "the group is let go, as somebody asked");
             task.let_go();
-            return Some((clock::mono() + LOOK_EVERY, Job::Claim(task, Some(clock::mono()))));
+            return Some((clock::mono() + LOOK_EVERY, Job::Claim(task, None)));
         }
         let turn = task.turn(stop);
         let wait = match turn {
@@ -296,6 +296,8 @@ fn claim(task: Box<GroupTask>, asked: Option<Instant>) -> Option<(Instant, Job)>
             tracing::info!(group = %task.group(), "following the group");
             Some((now, Job::Turn(task)))
         }
+        // Nothing was asked of the vault. Whoever wants it may also fail, and the group is followed on then.
+        Ok(Owner::Leaving) => Some((now + LOOK_EVERY, Job::Claim(task, None))),
         Ok(owner @ Owner::Full) => {
             // Nobody's: whoever has room first is to have it.
             tracing::debug!(group = %task.group(), %owner, "the group is not followed here");

@@ -98,10 +98,17 @@ impl GroupDir {
         self.root.join("status.json")
     }
 
-    /// `release`: there while somebody wants the group to be let go (`farshore release`).
+    /// `release`: locked while somebody wants the group to be let go (`farshore release`).
     #[must_use]
     pub fn release_wish(&self) -> PathBuf {
         self.root.join("release")
+    }
+
+    /// Whether somebody wants the group to be let go. The wish dies with whoever has it: a file that nobody locks says nothing.
+    #[must_use]
+    pub fn is_to_be_released(&self) -> bool {
+        let file = File::open(self.release_wish());
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
     /// `adopted`: there until the processor has noticed that the group is this target's now (`farshore adopt`).

@@ -177,7 +177,7 @@ impl GroupTask {
     /// Whether somebody wants the group to be let go.
     #[must_use]
     pub fn is_to_go(&self) -> bool {
-        self.claimant.is_some() && self.dir.release_wish().exists()
+        self.claimant.is_some() && self.dir.is_to_be_released()
     }
 
     /// Whether somebody has adopted the group for this target since this was asked last.

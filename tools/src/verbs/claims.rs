@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use farshore_changelog::ids::GroupName;
 use farshore_changelog::{clock, crashsafe};
-use farshore_processor::claims::{Claimant, Owner};
+use farshore_processor::claims::{Claimant, Owner, lock_soon};
 use farshore_processor::target::GroupDir;
 use farshore_vault::{GroupVault, Vault};
 use serde::Serialize;
@@ -63,7 +63,8 @@ pub fn release(args: &ReleaseArgs, out: Output) -> Result<()> {
     let dir = GroupDir::new(&args.target, &args.group);
     crashsafe::create_dir_all(dir.root())?;
     let wish = dir.release_wish();
-    crashsafe::replace(&wish, b"").context("the wish cannot be left for the processor")?;
+    // Held to the end: if this process dies, the processor goes on.
+    let wished = lock_soon(&wish).context("the wish cannot be left for the processor; does another release run?")?;
     let released = let_go(&dir).and_then(|_lock| {
         let owner = block_on(claimant.release(&group))?.what("the group was not released", "see the cause")?;
         match owner {
@@ -74,6 +75,7 @@ pub fn release(args: &ReleaseArgs, out: Output) -> Result<()> {
     });
     // Released or not: from now on the claims decide.
     crashsafe::remove(&wish)?;
+    drop(wished);
     released?;
     let done = Done { group: args.group.to_string(), target: args.target.display().to_string() };
     out.print(&done, |d| {
