@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and is missing, and says what. Quick when everything is there.
 #
-# Programs come from Debian's packages. What only the guests need (a kernel, a static busybox, nbd-client) is downloaded
+# Programs come from Debian's packages. What only the guests need (a kernel, a static busybox, nbd-client, ethtool) is downloaded
 # and unpacked into a folder of this repository, target/test-cache or $FARSHORE_TEST_CACHE, and not installed.
 set -eu
 
@@ -82,10 +82,12 @@ need patch patch
 need valgrind valgrind
 need strace strace
 need ss iproute2
+need tc iproute2
 need strip binutils
 need xz xz-utils
 need openssl openssl
 need setpriv util-linux
+need nsenter util-linux
 need gcc gcc
 need c++ g++
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
@@ -141,6 +143,7 @@ unpack() {
 
 unpack busybox busybox-static
 unpack nbd-client nbd-client
+unpack ethtool ethtool
 if [ ! -d "$cache/kernel" ]; then
     update_lists
     kernel=$(apt-cache show --no-all-versions linux-image-cloud-amd64 | sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p' | head -n 1)

@@ -35,12 +35,10 @@ use crate::voice::{Half, Trouble};
 use flight::{Verdict, fly};
 pub(crate) use line::Line;
 
-/// Uploads at once, unless the config says otherwise.
-pub const UPLOADS: usize = 4;
-/// Uploads at once, at most.
+/// Uploads at once, at most; as many as that also unless the config says otherwise.
 pub const UPLOADS_MAX: usize = PUT_AHEAD_MAX as usize;
 /// Bytes of the segments that are on their way at once; a larger one goes alone. They are in memory, also when their files were read back.
-const IN_FLIGHT_MAX_BYTES: u64 = 32 << 20;
+const IN_FLIGHT_MAX_BYTES: u64 = 64 << 20;
 
 /// Everything the uploads need.
 pub(crate) struct Uploads {
@@ -218,9 +216,9 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_a_single_larger_segment_goes_alone() {
         let mib = 1 << 20;
-        assert!(has_room(0, 4, 0, 64 * mib), "it would never go");
-        assert!(!has_room(1, 4, 64 * mib, 1));
-        assert!(has_room(3, 4, 24 * mib, 8 * mib) && !has_room(3, 4, 24 * mib, 8 * mib + 1));
+        assert!(has_room(0, 4, 0, 80 * mib), "it would never go");
+        assert!(!has_room(1, 4, 80 * mib, 1));
+        assert!(has_room(3, 4, 56 * mib, 8 * mib) && !has_room(3, 4, 56 * mib, 8 * mib + 1));
         assert!(!has_room(4, 4, 0, 1) && !has_room(2, 1, 0, 1));
     }
 }

@@ -63,6 +63,8 @@ pub struct GuestSpec {
     pub network: bool,
     /// A port of this machine and the guest's port that it leads to; needs the network card.
     pub forward: Option<(u16, u16)>,
+    /// Network interfaces of this machine (`tap`) that are its cards, besides that.
+    pub taps: Vec<String>,
     /// Programs of this machine that it has in `/bin`, with their libraries.
     pub programs: Vec<PathBuf>,
     /// Kernel modules that it loads beside the usual ones.
@@ -142,6 +144,11 @@ impl Guest {
             let forward = spec.forward.map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-10.0.2.15:{there}"));
             qemu.args(["-netdev", &format!("user,id=net0{}", forward.unwrap_or_default())]);
             qemu.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
+        for (n, tap) in spec.taps.iter().enumerate() {
+            // Packets as they would be on a wire, not put together by whoever has them.
+            qemu.args(["-netdev", &format!("tap,id=tap{n},ifname={tap},script=no,downscript=no,vnet_hdr=off")]);
+            qemu.args(["-device", &format!("virtio-net-pci,netdev=tap{n},romfile=")]);
         }
         Self { qemu: Process::start(name, qemu), console, read: 0, _dir: dir }
     }

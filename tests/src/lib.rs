@@ -21,7 +21,7 @@
 //! - [`rounds`]: how often a test repeats itself
 //! - [`root`]: file systems and block devices on loop devices
 //! - [`stores`]: object stores, each a real server
-//! - [`mod@line`]: a line with a rate and a delay, for what goes to one of them
+//! - [`mod@line`]: a line with a rate, a delay and losses, for what goes to one of them
 //! - [`syscalls`]: which sockets a process and its children open
 //! - [`stretches`]: a vault with something to damage and a point before it that must stay good
 //! - [`power_disk`], [`power_host`], [`power_load`]: disks that lose what was not flushed, a guest that runs farshore on them, and

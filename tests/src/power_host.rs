@@ -138,6 +138,7 @@ impl PowerHost {
             forward: Some((self.port, PORT)),
             programs: [&self.spec.programs, std::slice::from_ref(&self.program)].concat(),
             modules: self.spec.modules.clone(),
+            ..GuestSpec::default()
         };
         self.boots += 1;
         self.guest = Some(Guest::boot(&format!("the host's boot {}", self.boots), &spec));

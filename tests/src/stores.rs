@@ -44,6 +44,8 @@ pub struct Extra {
     pub users: Vec<(String, String)>,
     /// The bucket keeps what is overwritten or deleted, and nobody can delete what was put there within a day.
     pub locked: bool,
+    /// It listens on every address of this machine.
+    pub everywhere: bool,
 }
 
 /// A server that runs, with a bucket that is empty.
@@ -162,14 +164,8 @@ impl StoreServer {
                 let data = dir.join("data");
                 std::fs::create_dir_all(&data).unwrap();
                 let mut weed = Command::new(installed("bin/weed"));
-                weed.args([
-                    "server",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
-                    "-s3",
-                    "-volume.max=20",
-                    "-master.volumeSizeLimitMB=256",
-                ]);
+                weed.args(["server", "-ip=127.0.0.1", "-s3", "-volume.max=64", "-master.volumeSizeLimitMB=256"]);
+                weed.arg(if self.extra.everywhere { "-ip.bind=0.0.0.0" } else { "-ip.bind=127.0.0.1" });
                 weed.arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", config.display()));
                 for (name, distance) in
                     ["s3.port", "master.port", "volume.port", "filer.port"].iter().zip(SEAWEED_PORTS)

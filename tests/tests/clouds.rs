@@ -68,7 +68,8 @@ fn churn_with_a_store_that_is_killed_every_minute_loses_nothing() {
         while clock::mono() + AWAY * 3 < end {
             seed += 1;
             write_random(&site, seed, 20, 100_000);
-            clock::sleep(Duration::from_millis(200));
+            // About a megabyte each: half an hour of them has to find room in the store.
+            clock::sleep(Duration::from_millis(500));
         }
         let name = format!("minute {minute}");
         marks.push((name.clone(), site.mark(&name)));

@@ -27,7 +27,11 @@ fn write_profile(path: &Path, key: &str, secret: &str) {
 
 #[test]
 fn credentials_that_are_replaced_while_running_are_taken() {
-    let server = StoreServer::seaweed(Extra { users: vec![(SECOND.to_owned(), EVERYTHING.to_owned())], locked: false });
+    let server = StoreServer::seaweed(Extra {
+        users: vec![(SECOND.to_owned(), EVERYTHING.to_owned())],
+        locked: false,
+        ..Extra::default()
+    });
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("credentials");
     let (first, second) = (server.environment(), server.environment_of(SECOND));

@@ -119,7 +119,7 @@ fn give_source_its_key(site: &mut Site) {
 #[test]
 fn a_source_with_least_rights_cannot_read_alter_or_delete_history() {
     let users = vec![(USER.to_owned(), least())];
-    let server = StoreServer::seaweed(Extra { users, locked: true });
+    let server = StoreServer::seaweed(Extra { users, locked: true, ..Extra::default() });
     let mut site = site_of(&server);
     give_source_its_key(&mut site);
 
@@ -186,7 +186,7 @@ fn a_source_with_least_rights_cannot_read_alter_or_delete_history() {
 #[test]
 fn object_lock_and_a_target_that_may_not_delete_stop_nothing() {
     let users = vec![(USER.to_owned(), least()), ("target".to_owned(), no_delete())];
-    let server = StoreServer::seaweed(Extra { users, locked: true });
+    let server = StoreServer::seaweed(Extra { users, locked: true, ..Extra::default() });
     let mut site = site_of(&server);
     start_source(&mut site, &server);
     let target = server.environment_of("target");

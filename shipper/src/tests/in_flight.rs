@@ -8,9 +8,8 @@ use farshore_changelog::ring::ShipperState;
 use farshore_vault::fault::{Fault, On};
 
 use super::simulated::{simulated, until, until_confirmed, while_shipping, write_noise};
-use super::world::World;
+use super::world::{UPLOADS, World};
 use crate::bandwidth::Bandwidth;
-use crate::config::UPLOADS;
 use crate::{Shipper, ShipperConfig};
 
 const SOON: Duration = Duration::from_secs(60);

@@ -8,8 +8,7 @@ use farshore_vault::fault::{Fault, On};
 
 use super::shipping::Dice;
 use super::simulated::{kill_after, simulated, until_confirmed, while_shipping, write_noise};
-use super::world::World;
-use crate::config::UPLOADS;
+use super::world::{UPLOADS, World};
 
 /// Worlds, of which each is the same world in every run.
 const SEEDS: u64 = 60;

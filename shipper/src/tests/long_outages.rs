@@ -7,9 +7,8 @@ use farshore_changelog::ring::{Producer, Ring, ShipperState};
 use farshore_vault::fault::{Fault, On};
 
 use super::simulated::{simulated, until_confirmed, while_shipping, write_noise};
-use super::world::World;
+use super::world::{UPLOADS, World};
 use crate::ShipperConfig;
-use crate::config::UPLOADS;
 
 const SPOOL_BYTES: u64 = 1 << 20;
 const WRITE_BYTES: usize = 16 << 10;

@@ -15,7 +15,6 @@ use farshore_changelog::segment::{Kind, Segment};
 use farshore_vault::{EpochDisk, EpochObject, FaultStore, GroupVault, Nonce, Reason, Vault};
 
 use crate::bandwidth::Bandwidth;
-use crate::config::UPLOADS;
 use crate::{Compression, ShipError, Shipper, ShipperConfig, SourceEpoch, SourceState};
 
 pub const DISK_BYTES: u64 = 1 << 20;
@@ -23,6 +22,9 @@ pub const DISKS: u16 = 2;
 pub const LANES: u32 = 2;
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Uploads at once.
+pub const UPLOADS: usize = 4;
 
 pub struct World {
     pub dir: tempfile::TempDir,

@@ -1,20 +1,28 @@
 //! How many uploads go on at once. Pure: how each put went in, a number out.
 //!
 //! Several at once hide the round trip to the store. They do not make a line wider, so where each takes long by itself, or the store asks
-//! for fewer, there are fewer: on a slow line each of many would take longer than the vault waits for a body.
+//! for fewer, there are fewer: on a slow line each of many would take longer than the vault waits for a body. And where a line loses
+//! packets each connection has only so much of it (about the segment size of TCP by the round trip and the square root of the loss), however
+//! wide it is, so as long as all goes well there are more, up to the limit.
 
 use std::time::Duration;
 
 use farshore_vault::VaultError;
 
-/// A put that takes longer than this does not wait for round trips: one less goes at once.
-const SLOW: Duration = Duration::from_secs(10);
+/// A put that takes longer than this waits neither for round trips nor for a lossy line's share: one less goes at once. Half of what the
+/// vault waits for even the smallest body.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// So many go on at first, if as many are allowed: enough for a round trip.
+const FIRST: usize = 4;
 
 /// How many may go on, from one to as many as are allowed.
 #[derive(Debug, Clone)]
 pub(crate) struct Width {
     most: usize,
     now: usize,
+    /// No put was slow or failed yet: the limit is not known, and looked for in steps that double.
+    untried: bool,
     /// Puts that went well since it changed last.
     well: usize,
     /// Changes of the number downwards: what was begun before one says nothing about the number after it.
@@ -29,7 +37,7 @@ impl Width {
     /// At most `most`, and so many at first.
     pub(crate) fn new(most: usize) -> Self {
         let most = most.max(1);
-        Self { most, now: most, well: 0, lowered: 0 }
+        Self { most, now: most.min(FIRST), untried: true, well: 0, lowered: 0 }
     }
 
     /// How many may go on now.
@@ -42,7 +50,7 @@ impl Width {
         Began(self.lowered)
     }
 
-    /// A put was answered after `took`. As many as go on at once must go well before there is one more.
+    /// A put was answered after `took`. As many as go on at once must go well before there is one more, or at first twice as many.
     pub(crate) fn went_well(&mut self, began: Began, took: Duration) {
         if took > SLOW {
             self.lower(began, self.now - 1);
@@ -50,7 +58,8 @@ impl Width {
         }
         self.well += 1;
         if self.well >= self.now {
-            (self.well, self.now) = (0, self.most.min(self.now + 1));
+            let more = if self.untried { self.now * 2 } else { self.now + 1 };
+            (self.well, self.now) = (0, self.most.min(more));
         }
     }
 
@@ -62,7 +71,7 @@ impl Width {
     }
 
     fn lower(&mut self, began: Began, to: usize) {
-        self.well = 0;
+        (self.well, self.untried) = (0, false);
         if began == self.begin() {
             (self.now, self.lowered) = (to.max(1), self.lowered + 1);
         }
@@ -80,6 +89,9 @@ mod tests {
     #[test]
     fn a_round_of_throttled_puts_halves_once_and_a_round_that_goes_well_adds_one() {
         let (mut width, quick) = (Width::new(8), Duration::from_millis(50));
+        assert_eq!(width.now(), FIRST);
+        (0..FIRST).for_each(|_| width.went_well(width.begin(), quick));
+        assert_eq!(width.now(), 8);
         let round: Vec<_> = (0..8).map(|_| width.begin()).collect();
         round.iter().for_each(|began| width.failed(*began, &throttled()));
         assert_eq!(width.now(), 4);
@@ -99,6 +111,16 @@ mod tests {
         width.failed(Began(0), &throttled());
         width.went_well(width.begin(), quick);
         assert_eq!(width.now(), 4);
+    }
+
+    #[test]
+    fn as_long_as_all_goes_well_there_are_twice_as_many() {
+        let mut width = Width::new(16);
+        for more in [8, 16, 16] {
+            (0..width.now()).for_each(|_| width.went_well(width.begin(), Duration::from_secs(2)));
+            assert_eq!(width.now(), more);
+        }
+        assert_eq!((Width::new(3).now(), Width::new(0).now()), (3, 1));
     }
 
     #[test]
