@@ -9,7 +9,7 @@ use farshore_vault::Access;
 use crate::bandwidth::Bandwidth;
 use crate::error::ShipError;
 use crate::level::Compression;
-pub use crate::uploads::UPLOADS_MAX;
+pub use crate::uploads::{UPLOADS, UPLOADS_MAX};
 
 /// Smallest payload at which segments can be told to be sealed, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;

@@ -35,7 +35,9 @@ use crate::voice::{Half, Trouble};
 use flight::{Verdict, fly};
 pub(crate) use line::Line;
 
-/// Uploads at once, at most; as many as that also unless the config says otherwise.
+/// Uploads at once, at most, unless the config says otherwise: fewer than may be above a hole, so that one that takes long leaves some room.
+pub const UPLOADS: usize = 12;
+/// Uploads at once, at most.
 pub const UPLOADS_MAX: usize = PUT_AHEAD_MAX as usize;
 /// Bytes of the segments that are on their way at once; a larger one goes alone. They are in memory, also when their files were read back.
 const IN_FLIGHT_MAX_BYTES: u64 = 64 << 20;
@@ -107,7 +109,7 @@ impl Uploads {
     fn may_begin(&self, segment: &Spooled, flights: usize, bytes: u64) -> bool {
         // Everything of the epoch before is confirmed before that one is sealed, and nothing of ours is put before that.
         let alone = self.is_first(segment);
-        (flights == 0 || !alone) && has_room(flights, self.line.gate.width(), bytes, segment.bytes)
+        (flights == 0 || !alone) && has_room(flights, self.line.gate.window(), bytes, segment.bytes)
     }
 
     /// Whether it is the first of an epoch that is to be opened.
@@ -201,8 +203,8 @@ impl Uploads {
 }
 
 /// Whether one more of `more` bytes may be on its way beside `flights` others of `bytes`. Pure.
-fn has_room(flights: usize, width: usize, bytes: u64, more: u64) -> bool {
-    flights == 0 || (flights < width && bytes + more <= IN_FLIGHT_MAX_BYTES)
+fn has_room(flights: usize, window: usize, bytes: u64, more: u64) -> bool {
+    flights == 0 || (flights < window && bytes + more <= IN_FLIGHT_MAX_BYTES)
 }
 
 fn conflict(segment: &Spooled, what: String) -> ShipError {

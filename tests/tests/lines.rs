@@ -73,7 +73,7 @@ fn filled(line: &mut Line, server: &StoreServer, uploads: usize) -> [f64; 3] {
 fn a_backlog_fills_a_line_with_a_round_trip_and_losses_as_one_upload_at_a_time_does_not() {
     let server = StoreServer::seaweed(Extra { everywhere: true, ..Extra::default() });
     let mut line = Line::of(AFTERWARDS, USUAL);
-    let (many, one) = (filled(&mut line, &server, 16), filled(&mut line, &server, 1));
+    let (many, one) = (filled(&mut line, &server, 12), filled(&mut line, &server, 1));
     for (loss, (many, one)) in LOSSES.iter().zip(many.iter().zip(one)) {
         let (many, one) = (many * 100.0, one * 100.0);
         println!("of 100 Mbit/s with 50 ms and a loss of {loss} %: {many:.0} % by many uploads, {one:.0} % by one");

@@ -15,7 +15,7 @@ use farshore_capture::tls::identity::Clients;
 use farshore_changelog::ids::{DISKS_PER_GROUP_MAX, DiskName, GroupName};
 use farshore_changelog::ring;
 use farshore_shipper::bandwidth::Bandwidth;
-use farshore_shipper::config::{THREADS_MAX, UPLOADS_MAX};
+use farshore_shipper::config::{THREADS_MAX, UPLOADS, UPLOADS_MAX};
 use farshore_shipper::{Compression, ShipperConfig};
 use farshore_vault::retry::RetryPolicy;
 use farshore_vault::{Access, Encryption, KeySource, Vault, VaultError};
@@ -336,7 +336,7 @@ impl Config {
             (1..=THREADS_MAX).contains(&shipper_threads),
             "shipper_threads must lie between 1 and {THREADS_MAX}, not {shipper_threads}"
         );
-        let uploads = file.uploads.unwrap_or(UPLOADS_MAX);
+        let uploads = file.uploads.unwrap_or(UPLOADS);
         ensure!((1..=UPLOADS_MAX).contains(&uploads), "uploads must lie between 1 and {UPLOADS_MAX}, not {uploads}");
         let hours = file.bandwidth_schedule.iter().map(|(hours, rate)| (hours.as_str(), rate.as_str()));
         let bandwidth = Bandwidth::new(file.bandwidth.as_deref(), hours, jiff::tz::TimeZone::system())

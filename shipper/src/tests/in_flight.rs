@@ -8,7 +8,7 @@ use farshore_changelog::ring::ShipperState;
 use farshore_vault::fault::{Fault, On};
 
 use super::simulated::{simulated, until, until_confirmed, while_shipping, write_noise};
-use super::world::{UPLOADS, World};
+use super::world::{WINDOW, World};
 use crate::bandwidth::Bandwidth;
 use crate::{Shipper, ShipperConfig};
 
@@ -63,8 +63,7 @@ fn uploads_end_in_any_order_and_are_confirmed_in_theirs() {
     while_shipping(&world.runtime, world.open().unwrap(), async {
         tokio::time::sleep(Duration::from_secs(4)).await;
         // Those that may be on their way beside it are there, and no more; what counts ends below it.
-        for (number, there) in
-            [(2, true), (3, false), (4, true), (2 + UPLOADS as u64, true), (3 + UPLOADS as u64, false)]
+        for (number, there) in [(2, true), (3, false), (4, true), (2 + WINDOW as u64, true), (3 + WINDOW as u64, false)]
         {
             assert_eq!(is_there(&world, number).await, there, "{number}");
         }

@@ -8,7 +8,7 @@ use farshore_vault::fault::{Fault, On};
 
 use super::shipping::Dice;
 use super::simulated::{kill_after, simulated, until_confirmed, while_shipping, write_noise};
-use super::world::{UPLOADS, World};
+use super::world::{WINDOW, World};
 
 /// Worlds, of which each is the same world in every run.
 const SEEDS: u64 = 60;
@@ -46,7 +46,7 @@ fn a_segment_that_is_uploaded_twice_is_one_segment_and_none_is_confirmed_before_
             let whole = (1..).take_while(|n| stored.contains(n)).last().unwrap_or(0);
             assert!(confirmed <= whole, "seed {seed}: {confirmed} is confirmed, and {stored:?} is there");
             assert!(
-                newest <= confirmed + UPLOADS as u64,
+                newest <= confirmed + WINDOW as u64,
                 "seed {seed}: {newest} is there, and {confirmed} is confirmed"
             );
             above_a_hole += u64::from(newest > whole);

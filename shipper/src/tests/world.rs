@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Uploads at once.
 pub const UPLOADS: usize = 4;
+/// And on their way or in the vault, and not confirmed.
+pub const WINDOW: usize = 6;
 
 pub struct World {
     pub dir: tempfile::TempDir,

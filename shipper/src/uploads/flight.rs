@@ -36,7 +36,7 @@ pub(crate) async fn fly(line: Arc<Line>, queued: Queued, place: u64) -> Result<(
     let tried = Cell::new(tried);
     let bytes = line.of_disk(|| line.spool.read(&segment)).await?;
     let attempt = async |vault: &GroupVault| {
-        line.gate.turn(place).await;
+        let _turn = line.gate.turn(place).await;
         upload(&line, vault, &segment, &bytes, &tried).await
     };
     Ok((segment, line.patiently(attempt).await?))
