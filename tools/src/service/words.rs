@@ -81,7 +81,7 @@ impl Line {
     pub fn connect(config: &Config, max_bytes: usize) -> Result<Self> {
         let path = socket_path(&config.run_dir, &config.group);
         let stream = UnixStream::connect(&path).map_err(|e| {
-            fail(format!("the shipper's service does not run: {}", start_it(&config.group)))
+            fail(format!("the shipper's service does not run ({})", start_it(&config.group)))
                 .because(anyhow!("nobody answers on {}: {e}", path.display()))
                 .next(format!("{}, or farshore ship {}", start_it(&config.group), config.path.display()))
         })?;
