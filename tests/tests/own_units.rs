@@ -113,7 +113,7 @@ fn assert_alone(account: &Path) {
     let [agent] = &programs[..] else { panic!("the agent alone is expected in {programs:#?}") };
     assert!(agent.arguments.contains("\"--no-shipper\""), "{agent:#?}");
     assert_eq!(agent.network(), [""; 0], "the process that serves disks went to the network");
-    assert!(agent.sockets.iter().any(|line| line.starts_with("connect(") && line.contains("web01.shipper")));
+    assert!(agent.sockets.iter().any(|line| line.starts_with("connect(") && line.contains("shipper/web01.sock")));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_disk_is_protected_by_an_agent_without_network_key_and_children() {
     two.site.stop_agent();
     assert!(two.left_clean(), "the shipper had not drained when the agent ended");
     two.stop_shipper();
-    assert!(!two.site.path("run/web01.shipper").exists() && !two.site.path("run/web01.control").exists());
+    assert!(!two.site.path("run/shipper/web01.sock").exists() && !two.site.path("run/web01.control").exists());
     // strace has seen the end of the agent and writes the rest of what it saw.
     clock::sleep(Duration::from_millis(500));
     assert_alone(&account);

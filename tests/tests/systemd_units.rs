@@ -173,9 +173,13 @@ fn the_shipper_has_the_network_and_no_disks() {
     assert_eq!(service(shipper, "PrivateNetwork"), [""; 0]);
     assert_eq!(service(shipper, "ProcSubset"), [""; 0], "a ring is believed by the boot that /proc/sys names");
     assert_eq!(service(shipper, "KillMode"), ["mixed"], "it ends the process that ships itself");
-    for key in ["StateDirectory", "RuntimeDirectory", "RuntimeDirectoryPreserve"] {
+    for key in ["StateDirectory", "RuntimeDirectoryPreserve"] {
         assert_eq!(service(shipper, key), service(agent, key), "they meet there: {key}");
     }
+    assert_eq!(service(agent, "RuntimeDirectory"), ["farshore"]);
+    assert_eq!(service(shipper, "RuntimeDirectory"), ["farshore/shipper"]);
+    assert_eq!(service(shipper, "TemporaryFileSystem"), ["/run/farshore:ro"], "the exports' sockets are hidden");
+    assert_eq!(service(shipper, "BindPaths"), ["/run/farshore/shipper"]);
 }
 
 #[test]

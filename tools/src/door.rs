@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub struct Door {
 }
 
 impl Door {
-    /// Listens at `path`, in `run_dir`. A stale socket is replaced: the caller holds a lock, so nobody else listens there.
+    /// Listens at `path`, whose folder is made if need be. A stale socket is replaced: the caller holds a lock, so nobody else listens there.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn listen(run_dir: &Path, path: PathBuf) -> Result<Self> {
+    pub fn listen(path: PathBuf) -> Result<Self> {
         let listener = (|| {
-            std::fs::create_dir_all(run_dir)?;
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             let _ = std::fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;

@@ -212,7 +212,7 @@ impl Control {
     /// # Errors
     /// Of the file system.
     pub fn listen(run_dir: &Path, group: &GroupName) -> Result<Self> {
-        Door::listen(run_dir, socket_path(run_dir, group)).map(Self)
+        Door::listen(socket_path(run_dir, group)).map(Self)
     }
 
     /// Answers one connection after the other until `stop` is set.

@@ -44,7 +44,7 @@ struct Service {
 pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<()> {
     let _lock = lock(config)?;
     wait_for_others(config, stop)?;
-    let door = Door::listen(&config.run_dir, socket_path(&config.run_dir, &config.group))
+    let door = Door::listen(socket_path(&config.run_dir, &config.group))
         .next("run_dir in the configuration must be a folder that can be written")?;
     tracing::info!("group {}: waits for the agent, farshore run --no-shipper {}", config.group, config.path.display());
     let service = Arc::new(Service {

@@ -42,10 +42,10 @@ pub enum Ask {
     Discard,
 }
 
-/// The socket of a group's service.
+/// The socket of a group's service, in a folder of its own: a service that sees no more of the run folder cannot reach the exports.
 #[must_use]
 pub fn socket_path(run_dir: &Path, group: &GroupName) -> PathBuf {
-    run_dir.join(format!("{group}.shipper"))
+    run_dir.join("shipper").join(format!("{group}.sock"))
 }
 
 /// What is to be done when no service answers.
