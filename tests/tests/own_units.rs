@@ -1,5 +1,6 @@
 //! Agent and shipper as two services: the agent, which has the disks, runs where there is no network, without the vault's key and
-//! without a child; the shipper runs beside it. Either may be away, be killed, or begin first.
+//! without a child; the shipper runs beside it, without the disks and without the rights of root. Either may be away, be killed, or
+//! begin first.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use farshore_changelog::ids::Epoch;
 use farshore_shipper::SourceState;
 use farshore_tests::bin;
 use farshore_tests::client::Client;
-use farshore_tests::process::{Process, run};
+use farshore_tests::process::{Process, Stream, run};
 use farshore_tests::site::{CATCH_UP_MAX, Site, SiteSpec, VERB_MAX};
 use farshore_tests::syscalls::{programs, traced};
 use nix::sys::signal::Signal;
@@ -35,8 +36,16 @@ fn agent_command(site: &Site) -> Command {
     command
 }
 
+/// The shipper as its unit has it: root without any right of root's, who sees nothing where the disk is.
 fn shipper_command(site: &Site) -> Command {
-    bin::farshore([OsString::from("ship"), site.config.clone().into()])
+    let farshore = bin::farshore([OsString::from("ship"), site.config.clone().into()]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--", "sh", "-c"]);
+    command
+        .arg("mount --bind /dev/null \"$0\" && exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs \"$@\"");
+    command.arg(&site.disks[0].source).arg(farshore.get_program()).args(farshore.get_args());
+    command.envs(farshore.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 impl Two {
@@ -230,7 +239,7 @@ fn without_its_shipper_an_agent_serves_what_is_protected_and_says_what_is_missin
     let config = two.site.config.display().to_string();
     let said = two.site.verb(["status", &config]).good().out;
     assert!(said.contains("shipper stopped") && said.contains("farshore-shipper@web01"), "{said}");
-    let asked = two.site.agent().output(farshore_tests::process::Stream::Err).join("\n");
+    let asked = two.site.agent().output(Stream::Err).join("\n");
     assert!(asked.contains(START_IT), "{asked}");
 
     two.start_shipper();
