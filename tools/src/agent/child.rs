@@ -27,6 +27,7 @@ const SETTLED: Duration = Duration::from_secs(30);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// Keeps a shipper running until told to stop.
+#[derive(Default)]
 pub struct ShipperChild {
     child: Option<Child>,
     /// Deaths in a row.
@@ -34,12 +35,6 @@ pub struct ShipperChild {
 }
 
 impl ShipperChild {
-    /// No child yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { child: None, deaths: 0 }
-    }
-
     fn start(config: &Path) -> Result<Child> {
         let program = std::env::current_exe().context("cannot find this program to start the shipper with")?;
         Command::new(program)

@@ -113,7 +113,7 @@ fn serve_group(
         let (config, stop, discard) = (config.clone(), Arc::clone(&stop_shipper), Arc::clone(&discard));
         std::thread::Builder::new().name("supervisor".into()).spawn(move || match config.looker {
             Looker::Child | Looker::Here => {
-                ShipperChild::new().supervise(&config.path, &stop, &discard, |pid| seen.by(pid));
+                ShipperChild::default().supervise(&config.path, &stop, &discard, |pid| seen.by(pid));
             }
             Looker::Service => hold::supervise(&config, &stop, &discard, &seen),
         })?

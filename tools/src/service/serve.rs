@@ -132,7 +132,7 @@ impl Service {
         std::thread::scope(|scope| {
             let ear = || self.listen(&mut line, &over, &discard);
             std::thread::Builder::new().name("ear".into()).spawn_scoped(scope, ear).context("no thread to listen")?;
-            ShipperChild::new().supervise(&self.config.path, &over, &discard, |_| ());
+            ShipperChild::default().supervise(&self.config.path, &over, &discard, |_| ());
             Ok(())
         })
     }
