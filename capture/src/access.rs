@@ -31,7 +31,7 @@ pub(crate) fn beyond_this_host(addresses: &[SocketAddr]) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// The user that may not connect; none when the kernel does not say.
-pub(crate) fn admits(users: &[Uid], connection: &impl AsFd) -> Result<(), Option<Uid>> {
+pub fn admits(users: &[Uid], connection: &impl AsFd) -> Result<(), Option<Uid>> {
     let peer = getsockopt(connection, sockopt::PeerCredentials).map_err(|_| None)?;
     let user = Uid::from_raw(peer.uid());
     if lets_in(users, user, geteuid()) { Ok(()) } else { Err(Some(user)) }

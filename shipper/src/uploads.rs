@@ -161,9 +161,20 @@ impl Uploads {
             return Err(ShipError::State { path: self.state.path("epoch.json"), what });
         }
         let vault = self.line.door.vault().await?.id().to_owned();
-        let opened = |noted: &mut SourceEpoch| (noted.opened, noted.vault) = (true, Some(vault.clone()));
+        let nonce = self.source.nonce;
+        // An agent may have noted the next one meanwhile: nothing of that is in the vault.
+        let opened = |noted: &mut SourceEpoch| {
+            if noted.nonce == nonce {
+                (noted.opened, noted.vault) = (true, Some(vault.clone()));
+            }
+        };
         let note = || self.line.spool.note(|| self.state.update_epoch(opened));
-        self.source = self.line.of_disk(note).await?;
+        let noted = self.line.of_disk(note).await?;
+        if noted.nonce != nonce {
+            let what = format!("epoch {} was begun meanwhile: this shipper's is over", noted.epoch);
+            return Err(ShipError::State { path: self.state.path("epoch.json"), what });
+        }
+        self.source = noted;
         self.line.door.set_known();
         tracing::info!(epoch = self.source.epoch.0, reason = ?self.source.reason, "epoch opened");
         Ok(None)

@@ -493,6 +493,6 @@ fn shipper_of(config: &str) -> Option<i32> {
         // An ended process that nobody has waited for has an empty command line.
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        words.contains(&b"ship".as_slice()) && words.contains(&config.as_bytes())
+        [b"ship".as_slice(), b"--child", config.as_bytes()].iter().all(|word| words.contains(word))
     })
 }

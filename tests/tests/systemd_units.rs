@@ -11,7 +11,7 @@ use farshore_tests::site::VERB_MAX;
 /// The program, as the units start it.
 const PROGRAM: &str = "/usr/bin/farshore";
 /// What every unit says, so that a broken or broken-into process reaches no more than its work needs.
-const SANDBOX: [(&str, &str); 18] = [
+const SANDBOX: [(&str, &str); 17] = [
     ("DevicePolicy", "closed"),
     ("LockPersonality", "yes"),
     ("MemoryDenyWriteExecute", "yes"),
@@ -25,12 +25,18 @@ const SANDBOX: [(&str, &str); 18] = [
     ("ProtectKernelModules", "yes"),
     ("ProtectKernelTunables", "yes"),
     ("ProtectSystem", "strict"),
-    ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
     ("RestrictNamespaces", "yes"),
     ("RestrictRealtime", "yes"),
     ("RestrictSUIDSGID", "yes"),
     ("SystemCallArchitectures", "native"),
 ];
+
+/// The unit that has the disks.
+const AGENT: &str = "farshore-agent@.service";
+/// The unit that has the network.
+const SHIPPER: &str = "farshore-shipper@.service";
+/// The target's.
+const PROCESSOR: &str = "farshore-processor.service";
 
 /// Settings by section and name, in their order.
 type Unit = BTreeMap<(String, String), Vec<String>>;
@@ -57,13 +63,17 @@ fn units() -> BTreeMap<String, Unit> {
         .map(|file| (file.file_name().into_string().unwrap(), parse(&std::fs::read_to_string(file.path()).unwrap())))
         .collect();
     let names: Vec<&str> = units.keys().map(String::as_str).collect();
-    assert_eq!(names, ["farshore-agent@.service", "farshore-processor.service"]);
+    assert_eq!(names, [AGENT, PROCESSOR, SHIPPER]);
     units
 }
 
 /// The settings of that name in `[Service]`.
 fn service<'a>(unit: &'a Unit, key: &str) -> &'a [String] {
-    unit.get(&("Service".to_owned(), key.to_owned())).map_or(&[], Vec::as_slice)
+    setting(unit, "Service", key)
+}
+
+fn setting<'a>(unit: &'a Unit, section: &str, key: &str) -> &'a [String] {
+    unit.get(&(section.to_owned(), key.to_owned())).map_or(&[], Vec::as_slice)
 }
 
 fn help(words: &[&str]) -> String {
@@ -89,7 +99,7 @@ fn what_is_started_is_in_the_command_line() {
         }
         verbs.push(verb.to_owned());
     }
-    assert_eq!(verbs, ["run", "process"]);
+    assert_eq!(verbs, ["run", "process", "ship"]);
 }
 
 #[test]
@@ -99,22 +109,88 @@ fn each_stands_in_its_sandbox() {
             assert_eq!(service(&unit, key), [value], "{name}: {key}");
         }
         assert_eq!(service(&unit, "SystemCallFilter")[0], "@system-service", "{name}");
-        let credentials = service(&unit, "LoadCredential");
+    }
+    let units = units();
+    let processor = &units[PROCESSOR];
+    assert_eq!(service(processor, "CapabilityBoundingSet"), [""]);
+    assert_eq!(service(processor, "PrivateDevices"), ["yes"]);
+    let user = service(processor, "User").concat();
+    let users = std::fs::read_to_string(repository().join("packaging/sysusers.d/farshore.conf")).unwrap();
+    assert!(users.lines().any(|line| line.starts_with(&format!("u {user} "))), "{user} is made by nobody");
+}
+
+#[test]
+fn whoever_goes_to_the_vault_has_the_key_and_listens_nowhere() {
+    let units = units();
+    for name in [SHIPPER, PROCESSOR] {
+        let unit = &units[name];
+        assert_eq!(service(unit, "RestrictAddressFamilies"), ["AF_UNIX AF_INET AF_INET6"], "{name}");
+        assert_eq!(service(unit, "SocketBindDeny"), ["any"], "{name}");
+        let credentials = service(unit, "LoadCredential");
         assert!(
             credentials.len() == 1 && credentials[0].starts_with("vault-key:/etc/farshore/keys/"),
             "{name}: the key is a credential: {credentials:?}"
         );
     }
+}
+
+#[test]
+fn the_capture_has_disks_and_no_network_and_no_key() {
     let units = units();
-    let agent = &units["farshore-agent@.service"];
+    let agent = &units[AGENT];
+    assert!(service(agent, "ExecStart")[0].starts_with("/usr/bin/farshore run --no-shipper "), "it ships itself");
+    assert_eq!(service(agent, "PrivateNetwork"), ["yes"]);
+    assert_eq!(service(agent, "RestrictAddressFamilies"), ["AF_UNIX"]);
+    for key in ["LoadCredential", "EnvironmentFile", "Environment", "PassEnvironment"] {
+        assert_eq!(service(agent, key), [""; 0], "{key}");
+    }
+    assert_eq!(service(agent, "InaccessiblePaths"), ["-/etc/farshore/keys -/etc/farshore/%i.env"]);
     assert_eq!(service(agent, "CapabilityBoundingSet"), ["CAP_DAC_OVERRIDE"]);
     assert_eq!(service(agent, "DeviceAllow"), ["block-* rw"]);
-    assert_eq!(service(agent, "KillMode"), ["mixed"], "the agent ends its shipper itself");
-    let processor = &units["farshore-processor.service"];
-    assert_eq!(service(processor, "CapabilityBoundingSet"), [""]);
-    assert_eq!(service(processor, "PrivateDevices"), ["yes"]);
-    assert_eq!(service(processor, "SocketBindDeny"), ["any"]);
-    let user = service(processor, "User").concat();
-    let users = std::fs::read_to_string(repository().join("packaging/sysusers.d/farshore.conf")).unwrap();
-    assert!(users.lines().any(|line| line.starts_with(&format!("u {user} "))), "{user} is made by nobody");
+    for target in setting(agent, "Unit", "After").iter().chain(setting(agent, "Unit", "Wants")) {
+        assert!(!target.contains("network"), "a disk waits for no network: {target}");
+    }
+}
+
+#[test]
+fn the_shipper_has_the_network_and_no_disks() {
+    let units = units();
+    let (agent, shipper) = (&units[AGENT], &units[SHIPPER]);
+    for (key, value) in [("PrivateDevices", "yes"), ("PrivateUsers", "yes"), ("CapabilityBoundingSet", "")] {
+        assert_eq!(service(shipper, key), [value], "{key}");
+    }
+    assert_eq!(service(shipper, "DeviceAllow"), [""; 0]);
+    assert_eq!(
+        service(shipper, "ReadWritePaths"),
+        [""; 0],
+        "the folders that it writes are its state's and the sockets'"
+    );
+    assert_eq!(
+        service(shipper, "InaccessiblePaths"),
+        service(agent, "ReadWritePaths"),
+        "the disks that are files are the agent's alone"
+    );
+    assert_eq!(service(shipper, "PrivateNetwork"), [""; 0]);
+    assert_eq!(service(shipper, "ProcSubset"), [""; 0], "a ring is believed by the boot that /proc/sys names");
+    assert_eq!(service(shipper, "KillMode"), ["mixed"], "it ends the process that ships itself");
+    for key in ["StateDirectory", "RuntimeDirectoryPreserve"] {
+        assert_eq!(service(shipper, key), service(agent, key), "they meet there: {key}");
+    }
+    assert_eq!(service(agent, "RuntimeDirectory"), ["farshore"]);
+    assert_eq!(service(shipper, "RuntimeDirectory"), ["farshore/shipper"]);
+    assert_eq!(service(shipper, "TemporaryFileSystem"), ["/run/farshore:ro"], "the exports' sockets are hidden");
+    assert_eq!(service(shipper, "BindPaths"), ["/run/farshore/shipper"]);
+}
+
+#[test]
+fn the_shipper_lives_with_its_agent_and_is_stopped_after_it() {
+    let units = units();
+    let (agent, shipper) = (&units[AGENT], &units[SHIPPER]);
+    assert_eq!(setting(agent, "Unit", "Wants"), ["farshore-shipper@%i.service"]);
+    let after = setting(agent, "Unit", "After").concat();
+    assert!(after.split(' ').any(|unit| unit == "farshore-shipper@%i.service"), "{after}");
+    assert_eq!(setting(shipper, "Unit", "PartOf"), ["farshore-agent@%i.service"]);
+    let after = setting(shipper, "Unit", "After").concat();
+    assert!(after.split(' ').any(|unit| unit == "network.target"), "it is stopped while there is a network: {after}");
+    assert!(!after.contains("online"), "the disks would wait for it: {after}");
 }

@@ -33,7 +33,7 @@ pub enum Verb {
     Enable(verbs::enable::Args),
     /// Serve the disks of a group to its VM and log, ship and copy them (source agent).
     Run(verbs::run::Args),
-    /// Ship the log of a running group (started by `run` as its child process).
+    /// Ship the log of a group whose agent runs with `--no-shipper`, as a service of its own.
     Ship(verbs::ship::Args),
     /// Replay every group of a vault onto target images and keep recovery points (target site).
     Process(verbs::process::Args),

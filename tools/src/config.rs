@@ -161,7 +161,7 @@ pub struct Config {
     pub encryption: Encryption,
     /// Where its keys come from.
     pub keys: KeySource,
-    /// Who looks at it for the agent.
+    /// Who looks at it for the agent, and ships.
     pub looker: Looker,
     /// Durable state of the group at the source.
     pub state_dir: PathBuf,

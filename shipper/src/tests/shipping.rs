@@ -1,5 +1,6 @@
 //! What is logged arrives: once, in order, as a chain, and with the right content at every boundary.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use farshore_changelog::ids::{Epoch, SegmentNo, Seq};
@@ -114,6 +115,17 @@ fn the_epoch_is_opened_before_anything_is_shipped_and_says_so_at_once() {
     assert_eq!(world.read_back(1)[0].index().records(), []);
     shipper.stop().unwrap();
     assert_eq!(world.ring.shipper_state(), ShipperState::Starting);
+}
+
+#[test]
+fn an_epoch_that_is_noted_while_the_one_before_is_opened_is_not_said_to_be_opened() {
+    let mut world = World::new();
+    let shipper = world.open().unwrap();
+    world.next_epoch();
+    let ended = shipper.run(&AtomicBool::new(false));
+    assert!(matches!(ended, Err(ShipError::State { .. })), "{ended:?}");
+    let noted = world.state.epoch().unwrap().unwrap();
+    assert_eq!((noted.epoch, noted.opened, noted.vault), (Epoch(2), false, None));
 }
 
 #[test]

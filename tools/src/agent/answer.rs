@@ -1,7 +1,6 @@
 //! What a running agent answers on its control socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use farshore_capture::lane::LaneHandle;
@@ -19,6 +18,8 @@ use super::pace::Pace;
 use super::serve::Serving;
 use crate::config::Config;
 use crate::costs::{Prices, Requests, Use};
+use crate::service::seen::ShipperSeen;
+use crate::service::words::start_it;
 use crate::view_export::uri;
 
 /// How often a mark that found the ring full is tried.
@@ -38,7 +39,7 @@ struct Inner {
     lane: LaneHandle<Tap>,
     states: Vec<Arc<DiskState>>,
     progress: Arc<ResyncProgress>,
-    shipper_pid: Arc<AtomicU32>,
+    seen: Arc<ShipperSeen>,
     first: bool,
     pace: Pace,
 }
@@ -46,7 +47,7 @@ struct Inner {
 impl Answers {
     /// For a group that is served.
     #[must_use]
-    pub fn new(config: &Config, ring: &Ring, epoch: Epoch, serving: &Serving, shipper_pid: &Arc<AtomicU32>) -> Self {
+    pub fn new(config: &Config, ring: &Ring, epoch: Epoch, serving: &Serving, seen: &Arc<ShipperSeen>) -> Self {
         let state = SourceState::new(&config.state_dir);
         let noted = state.epoch().ok().flatten();
         Self(Arc::new(Inner {
@@ -57,7 +58,7 @@ impl Answers {
             lane: serving.server.lane(0),
             states: serving.states.clone(),
             progress: Arc::clone(&serving.progress),
-            shipper_pid: Arc::clone(shipper_pid),
+            seen: Arc::clone(seen),
             first: noted.is_some_and(|n| n.reason == Reason::FirstStart),
             pace: Pace::begin(state, epoch),
         }))
@@ -107,7 +108,7 @@ impl Answers {
     /// How the agent is.
     #[must_use]
     pub fn status(&self) -> AgentStatus {
-        let Inner { config, ring, epoch, engine, states, progress, shipper_pid, first, pace, .. } = &*self.0;
+        let Inner { config, ring, epoch, engine, states, progress, seen, first, pace, .. } = &*self.0;
         let disks: Vec<_> = states.iter().map(|s| s.read()).collect();
         let resync = progress.status();
         let left_seconds = resync.left_bytes.checked_div(resync.bytes_per_second);
@@ -121,7 +122,10 @@ impl Answers {
             ShipperState::SpoolFailed => "spool failed",
             ShipperState::SegmentLost => "a spooled segment is lost: `farshore resync --full` is needed",
         };
-        let shipper_stopped = matches!(ring.shipper_state(), ShipperState::Stopped | ShipperState::SegmentLost);
+        // What the ring says is of the last one that ran.
+        let missing = seen.is_missing() && shipper != "fenced";
+        let shipper_stopped =
+            missing || matches!(ring.shipper_state(), ShipperState::Stopped | ShipperState::SegmentLost);
         let state = if disks.iter().any(|d| d.sync_failed) {
             "disk failed"
         } else if shipper == "fenced" {
@@ -137,7 +141,6 @@ impl Answers {
         } else {
             "protected"
         };
-        let pid = shipper_pid.load(Ordering::Relaxed);
         AgentStatus {
             group: config.group.to_string(),
             epoch: epoch.0,
@@ -146,8 +149,8 @@ impl Answers {
             last_seq: ring.next_seq().0.saturating_sub(1),
             read_seq: ring.read_seq().0,
             confirmed_seq: ring.confirmed_seq().0,
-            shipper: shipper.to_owned(),
-            shipper_pid: (pid != 0).then_some(pid),
+            shipper: if missing { format!("not there: {}", start_it(&config.group)) } else { shipper.to_owned() },
+            shipper_pid: seen.pid(),
             shipper_seen_seconds: clock::wall().since(ring.shipper_seen()).as_secs_f64(),
             spool_bytes: ring.spool_bytes(),
             resync_left_bytes: resync.left_bytes,

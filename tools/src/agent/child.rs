@@ -1,7 +1,8 @@
-//! The shipper as a child process: started, watched, restarted when it dies, and asked to drain when the agent stops.
+//! The shipper as a child process, of the agent or of the shipper's service: started, watched, restarted when it dies, and asked to drain
+//! when the agent stops.
 //!
-//! The child holds the read end of a pipe as its standard input: its end tells the child to drain and finish, also when the
-//! agent was killed.
+//! The child holds the read end of a pipe as its standard input: its end tells the child to drain and finish, also when its parent
+//! was killed.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,11 +22,12 @@ const QUICK_RESTARTS: u32 = 12;
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A shipper that lived this long has not "died in a row".
 const SETTLED: Duration = Duration::from_secs(30);
-/// How long a stopping agent waits for its shipper to drain before it kills it (nothing is lost by that: what is not in the
+/// How long a parent that stops waits for its shipper to drain before it kills it (nothing is lost by that: what is not in the
 /// vault is in the spool or in the ring).
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// Keeps a shipper running until told to stop.
+#[derive(Default)]
 pub struct ShipperChild {
     child: Option<Child>,
     /// Deaths in a row.
@@ -33,12 +35,6 @@ pub struct ShipperChild {
 }
 
 impl ShipperChild {
-    /// No child yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { child: None, deaths: 0 }
-    }
-
     fn start(config: &Path) -> Result<Child> {
         let program = std::env::current_exe().context("cannot find this program to start the shipper with")?;
         Command::new(program)

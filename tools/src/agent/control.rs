@@ -2,30 +2,25 @@
 //! It is how `mark` and `status` reach a running agent. Both ends are this binary; a version mismatch is an error, not a guess.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bincode::{Decode, Encode};
-use farshore_changelog::clock;
 use farshore_changelog::ids::GroupName;
 use farshore_changelog::message::{self, MESSAGE_MAX_BYTES};
 use serde::Serialize;
 
+use crate::door::Door;
 use crate::failure::{Next, fail};
 
 /// Changes with every change of the messages below.
 const PROTOCOL: u32 = 3;
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause after an accept that failed (no descriptor or memory left).
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// How often the listener looks whether it is to stop.
-const ACCEPT_POLL_MS: u16 = 500;
 
 /// What can be asked of an agent.
 #[derive(Debug, Encode, Decode)]
@@ -84,7 +79,7 @@ pub struct AgentStatus {
     pub confirmed_seq: u64,
     /// What the shipper does.
     pub shipper: String,
-    /// The shipper's process id, when it runs.
+    /// The process id of the shipper, or of its service, when it runs.
     pub shipper_pid: Option<u32>,
     /// Seconds since its last sign of life.
     pub shipper_seen_seconds: f64,
@@ -209,46 +204,21 @@ pub fn ask(run_dir: &Path, group: &GroupName, what: &Ask) -> Result<Reply> {
 }
 
 /// The listening end.
-pub struct Control {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct Control(Door);
 
 impl Control {
-    /// Listens for the group. A stale socket is replaced: the caller holds the group's lock, so no other agent lives.
+    /// Listens for the group. The caller holds the group's lock, so no other agent lives.
     ///
     /// # Errors
     /// Of the file system.
     pub fn listen(run_dir: &Path, group: &GroupName) -> Result<Self> {
-        std::fs::create_dir_all(run_dir)?;
-        let path = socket_path(run_dir, group);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener, path })
+        Door::listen(socket_path(run_dir, group)).map(Self)
     }
 
     /// Answers one connection after the other until `stop` is set.
     pub fn serve(self, stop: &AtomicBool, answer: impl Fn(Ask) -> Reply) {
-        use std::os::fd::AsFd;
-        while !stop.load(Ordering::Acquire) {
-            let mut fds = [nix::poll::PollFd::new(self.listener.as_fd(), nix::poll::PollFlags::POLLIN)];
-            let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(ACCEPT_POLL_MS));
-            if !matches!(ready, Ok(n) if n > 0) {
-                continue;
-            }
-            let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Without a descriptor it stays ready, and is not to be asked in a circle.
-                    tracing::warn!("the control socket cannot accept: {error}");
-                    clock::sleep(ACCEPT_PAUSE);
-                    continue;
-                }
-            };
+        while let Some(mut stream) = self.0.accept(stop) {
             let done = (|| {
-                stream.set_nonblocking(false)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 let asked = receive(&mut stream)?;
@@ -258,7 +228,6 @@ impl Control {
                 tracing::warn!("a client of the control socket was not served: {error:#}");
             }
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -276,6 +245,8 @@ pub fn spawn(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     #[test]

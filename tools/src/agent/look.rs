@@ -1,22 +1,27 @@
-//! What the agent has to know of the vault. It asks the program that ships, in a process of its own: the one that serves the disks opens
-//! no socket to a network, holds no key, and parses nothing that a store has sent.
+//! What the agent has to know of the vault. It asks the program that ships, in a process of its own, which it starts or finds running as
+//! a service: the one that serves the disks opens no socket to a network, holds no key, and parses nothing that a store has sent.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use farshore_changelog::clock;
 use farshore_changelog::ids::Epoch;
 use farshore_vault::{EpochObject, KeyError, VaultError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::service::words::{Ask, Heard, Line};
 use crate::stop::POLL;
 use crate::verbs::block_on;
 
 /// Longest answer that is read, in bytes: an epoch object and a few words.
-const ANSWER_MAX_BYTES: u64 = 256 << 10;
+const ANSWER_MAX_BYTES: usize = 256 << 10;
+/// How long the shipper's service is waited for that has just been started beside the agent.
+const SERVICE_MAX: Duration = Duration::from_secs(2);
+/// How much longer than the vault the service may take: it has a process to start, and to end.
+const SERVICE_GRACE: Duration = Duration::from_secs(2);
 
 /// Who looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +29,8 @@ pub enum Looker {
     /// A process of its own.
     #[default]
     Child,
+    /// The shipper's service.
+    Service,
     /// This one, where there is no other: in a simulation.
     Here,
 }
@@ -72,6 +79,7 @@ pub fn look(config: &Config, question: Question, limit: Duration) -> Answer {
     let failed = |e: anyhow::Error| NotSeen { for_good: false, said: format!("{e:#}") };
     match config.looker {
         Looker::Child => ask_child(config, question, limit).unwrap_or_else(|e| Err(failed(e))),
+        Looker::Service => ask_service(config, question, limit).unwrap_or_else(|e| Err(failed(e))),
         Looker::Here => answer(config, question).unwrap_or_else(|e| Err(failed(e))),
     }
 }
@@ -126,7 +134,7 @@ fn ask_child(config: &Config, question: Question, limit: Duration) -> Result<Ans
     let said = child.stdout.take().context("its answer cannot be read")?;
     let reader = std::thread::Builder::new().name("look".into()).spawn(move || {
         let mut text = String::new();
-        said.take(ANSWER_MAX_BYTES).read_to_string(&mut text).map(|_| text)
+        said.take(ANSWER_MAX_BYTES as u64).read_to_string(&mut text).map(|_| text)
     })?;
     let ended = wait(&mut child, limit);
     if ended.is_err() {
@@ -142,9 +150,32 @@ fn wait(child: &mut Child, limit: Duration) -> Result<()> {
     let until = clock::mono() + limit;
     while child.try_wait()?.is_none() {
         if clock::mono() >= until {
-            bail!("the vault did not answer within {} s", limit.as_secs());
+            return Err(late(limit));
         }
         clock::sleep(POLL);
     }
     Ok(())
+}
+
+fn late(limit: Duration) -> anyhow::Error {
+    anyhow!("the vault did not answer within {} s", limit.as_secs())
+}
+
+fn ask_service(config: &Config, question: Question, limit: Duration) -> Result<Answer> {
+    let until = clock::mono() + limit.min(SERVICE_MAX);
+    let mut line = loop {
+        match Line::connect(config, ANSWER_MAX_BYTES) {
+            Ok(line) => break line,
+            Err(e) if clock::mono() >= until => return Err(e),
+            Err(_) => clock::sleep(POLL),
+        }
+    };
+    line.say(&Ask::Look { question, within_ms: u64::try_from(limit.as_millis())? })?;
+    match line.hear(limit + SERVICE_GRACE)? {
+        Heard::Said(text) => {
+            serde_json::from_str(&text).context("what the shipper's service said of the vault is no answer")
+        }
+        Heard::Nothing => Err(late(limit)),
+        Heard::End => bail!("the shipper's service ended without an answer; its log says why"),
+    }
 }

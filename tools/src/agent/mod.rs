@@ -6,14 +6,14 @@
 //! - [`start`]: disks, ring, epoch, dirty maps: ready to be served
 //! - [`maps`]: their dirty maps; [`stamp`]: whether somebody else has written the disks meanwhile
 //! - [`served`]: whether what is copied must be written back first; [`serve`]: the lanes
-//! - [`child`]: the shipper process
+//! - [`child`]: the shipper process; where it is not the agent's, [`crate::service`] is asked for one
 //! - [`look`]: what the agent has to know of the vault, through a process that may talk to it
 //! - [`control`]: the socket that `mark` and `status` ask
 //! - [`answer`]: what it answers; [`asked`]: what the target asks for through the vault
 
 pub mod answer;
 pub mod asked;
-mod child;
+pub mod child;
 pub mod control;
 pub mod enable;
 pub mod look;
@@ -27,7 +27,7 @@ pub mod takeover;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -37,11 +37,14 @@ use farshore_changelog::{crashsafe, ring};
 use farshore_shipper::SourceState;
 
 use crate::config::Config;
+use crate::service::hold;
+use crate::service::seen::ShipperSeen;
 use crate::stop;
 use answer::Answers;
 use asked::{Asked, NextEpoch};
 use child::ShipperChild;
 use control::Control;
+use look::Looker;
 use start::Prepared;
 
 /// Runs the agent until told to stop, then ends in order. `ready` is told once when the disks are served.
@@ -91,8 +94,8 @@ fn serve_group(
     // The flock is held until everything is noted.
     let files: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.file())).collect();
     let serving = serve::serve(config, access, &ring, disks, maps, mode)?;
-    let shipper_pid = Arc::new(AtomicU32::new(0));
-    let answers = Answers::new(config, &ring, epoch, &serving, &shipper_pid);
+    let seen = Arc::new(ShipperSeen::default());
+    let answers = Answers::new(config, &ring, epoch, &serving, &seen);
     tracing::info!("group {} epoch {epoch}: {story}", config.group);
     for (disk, how) in config.disks.iter().zip(how) {
         tracing::info!(
@@ -107,10 +110,12 @@ fn serve_group(
     let (stop_shipper, stop_control) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let discard = Arc::new(AtomicBool::new(false));
     let supervisor = {
-        let (path, pid) = (config.path.clone(), Arc::clone(&shipper_pid));
-        let (stop, discard) = (Arc::clone(&stop_shipper), Arc::clone(&discard));
-        std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-            ShipperChild::new().supervise(&path, &stop, &discard, |id| pid.store(id, Ordering::Relaxed));
+        let (config, stop, discard) = (config.clone(), Arc::clone(&stop_shipper), Arc::clone(&discard));
+        std::thread::Builder::new().name("supervisor".into()).spawn(move || match config.looker {
+            Looker::Child | Looker::Here => {
+                ShipperChild::default().supervise(&config.path, &stop, &discard, |pid| seen.by(pid));
+            }
+            Looker::Service => hold::supervise(&config, &stop, &discard, &seen),
         })?
     };
     let control = {

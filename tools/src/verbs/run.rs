@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::agent;
+use crate::agent::look::Looker;
 use crate::config::Config;
 use crate::output::Output;
 use crate::stop;
@@ -15,6 +16,9 @@ use crate::units::show_bytes;
 pub struct Args {
     /// The source's configuration file.
     config: PathBuf,
+    /// Serve, log and copy only, without a network and the vault's key: `farshore ship CONFIG`, a service of its own, ships.
+    #[arg(long)]
+    no_shipper: bool,
 }
 
 /// Serves, logs, ships and copies until told to stop.
@@ -23,7 +27,10 @@ pub struct Args {
 /// When the agent cannot start, or a disk's thread fails.
 pub fn run(args: &Args, out: Output) -> Result<()> {
     let stop = stop::on_signals()?;
-    let config = Config::read(&args.config)?;
+    let mut config = Config::read(&args.config)?;
+    if args.no_shipper {
+        config.looker = Looker::Service;
+    }
     agent::run(&config, &stop, |answers| {
         out.print(&answers.status(), |s| {
             let mut text =

@@ -1,4 +1,5 @@
-//! `farshore ship`: the shipper of a group whose agent runs.
+//! `farshore ship`: the shipper's service of a group; and the child processes that ship, or look at the vault, for it or for an agent
+//! that has none.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::agent::look;
 use crate::config::Config;
 use crate::failure::Next;
 use crate::output::Output;
+use crate::service::serve;
 use crate::stop;
 
 /// How long the shipper of a killed agent is waited for: longer than it drains.
@@ -26,31 +28,31 @@ const NICE: i32 = 5;
 pub struct Args {
     /// The source's configuration file.
     config: PathBuf,
-    /// End when standard input ends (how the agent's child learns that its agent was killed).
+    /// Ship, and end when standard input ends (how a child learns that its agent or service was killed).
     #[arg(long, hide = true)]
     child: bool,
-    /// Answer a question about the vault and end (what the agent learns of it).
+    /// Answer a question about the vault and end.
     #[arg(long, hide = true, value_name = "QUESTION", conflicts_with = "child")]
     look: Option<String>,
 }
 
-/// Ships until told to stop, then drains.
+/// Ships, as its agent asks, until told to stop, then drains.
 ///
 /// # Errors
-/// When the ring or the vault cannot be used, or another shipper of the group runs.
+/// When the ring or the vault cannot be used, or another shipper or service of the group runs.
 pub fn run(args: &Args) -> Result<()> {
     if let Some(question) = &args.look {
         let answer = look::answer(&Config::read(&args.config)?, serde_json::from_str(question)?)?;
         return Output { json: true }.print(&answer, |_| String::new());
     }
-    let stop = if args.child { stop::on_terminate()? } else { stop::on_signals()? };
+    if !args.child {
+        let stop = stop::on_signals()?;
+        return serve::run(&Config::read(&args.config)?, &stop);
+    }
+    let stop = stop::on_terminate()?;
     let config = Config::read(&args.config)?;
-    if args.child {
-        stop_at_end_of_input(Arc::clone(&stop))?;
-    }
-    if args.child {
-        wait_for_predecessor(&config, &stop)?;
-    }
+    stop_at_end_of_input(Arc::clone(&stop))?;
+    wait_for_predecessor(&config, &stop)?;
     // Before any thread that works is started: it inherits this. Under pressure the guests' disks come first, and the recovery point waits.
     if let Err(e) = rustix::process::nice(NICE) {
         tracing::warn!("the shipper competes with the guests for the processor: {e}");
