@@ -44,6 +44,41 @@ fn a_look_is_a_get_that_finds_nothing_and_a_segment_one_more_whatever_is_in_it()
     site.check(&source);
 }
 
+#[test]
+fn a_running_processor_finds_a_group_that_begins_later_with_the_one_listing_after_it_was_announced() {
+    let store = CountingStore::in_memory();
+    let site = Site::over(FaultStore::new(store.clone()));
+    let config = ProcessorConfig { gap_patience: GAP_PATIENCE, ..site.config() };
+    let processor = Processor::open_vault(config, site.vault.clone()).unwrap();
+    let (stop, before) = (Stop::new(), store.requests());
+    let asked = || store.requests().since(before);
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let patience = clock::mono() + Duration::from_secs(30);
+        while !done() {
+            assert!(clock::mono() < patience, "in vain: {what}");
+            clock::sleep(Duration::from_millis(5));
+        }
+    };
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| processor.run(&stop));
+        until("it looks for groups", &|| asked().misses > 20);
+        assert_eq!(asked().lists, 1);
+        let source = shipped(&site, "web01", 3, 2);
+        let looks = asked().misses;
+        until("it looks on", &|| asked().misses > looks + 20);
+        assert_eq!(asked().lists, 1, "nothing was announced");
+        site.runtime.block_on(site.vault.announce()).unwrap();
+        until("it is followed", &|| {
+            let position = ReplayPosition::read(&site.dir(&source).position());
+            position.is_ok_and(|p| p.is_some_and(|p| p.position() == source.position()))
+        });
+        stop.request();
+        assert!(all_good(&running.join().unwrap()));
+        site.check(&source);
+    });
+    assert_eq!(asked().lists, 2);
+}
+
 /// A group of a processor, and when it is looked at next, as the processor does it.
 struct Followed {
     task: GroupTask,
