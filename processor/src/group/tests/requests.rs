@@ -52,30 +52,31 @@ fn a_running_processor_finds_a_group_that_begins_later_with_the_one_listing_afte
     let processor = Processor::open_vault(config, site.vault.clone()).unwrap();
     let (stop, before) = (Stop::new(), store.requests());
     let asked = || store.requests().since(before);
-    let until = |what: &str, done: &dyn Fn() -> bool| {
-        let patience = clock::mono() + Duration::from_secs(30);
-        while !done() {
-            assert!(clock::mono() < patience, "in vain: {what}");
-            clock::sleep(Duration::from_millis(5));
-        }
-    };
-    std::thread::scope(|scope| {
+    let source = std::thread::scope(|scope| {
         let running = scope.spawn(|| processor.run(&stop));
-        until("it looks for groups", &|| asked().misses > 20);
-        assert_eq!(asked().lists, 1);
+        let comes = |done: &dyn Fn() -> bool| {
+            let patience = clock::mono() + Duration::from_secs(30);
+            while !done() && clock::mono() < patience {
+                clock::sleep(Duration::from_millis(5));
+            }
+        };
+        comes(&|| asked().misses > 10);
         let source = shipped(&site, "web01", 3, 2);
         let looks = asked().misses;
-        until("it looks on", &|| asked().misses > looks + 20);
-        assert_eq!(asked().lists, 1, "nothing was announced");
+        comes(&|| asked().misses > looks + 2);
+        let unannounced = asked();
         site.runtime.block_on(site.vault.announce()).unwrap();
-        until("it is followed", &|| {
+        comes(&|| {
             let position = ReplayPosition::read(&site.dir(&source).position());
             position.is_ok_and(|p| p.is_some_and(|p| p.position() == source.position()))
         });
         stop.request();
-        assert!(all_good(&running.join().unwrap()));
-        site.check(&source);
+        let outcomes = running.join().unwrap();
+        assert!(outcomes.len() == 1 && all_good(&outcomes), "{outcomes:?}");
+        assert!(unannounced.lists == 1 && unannounced.misses > looks + 2, "{unannounced:?}");
+        source
     });
+    site.check(&source);
     assert_eq!(asked().lists, 2);
 }
 
