@@ -206,8 +206,11 @@ impl LogPruner {
                 self.logs.insert(epoch, log);
             }
             match pruned? {
-                // Of an epoch that was left, what was not applied is still there.
-                Pruned::Empty if is_over && grown => drop(self.logs.remove(&epoch)),
+                // Of an epoch that was left, what was not applied is still there: it is listed the next time.
+                Pruned::Empty if is_over && grown => {
+                    self.logs.remove(&epoch);
+                    epoch = epoch.next();
+                }
                 Pruned::Empty if is_over => {
                     self.logs.remove(&epoch);
                     epoch = epoch.next();

@@ -207,6 +207,7 @@ fn of_an_epoch_that_was_left_what_was_never_applied_goes_too_and_the_next_needs_
     assert!(world.try_prune(1, 1).unwrap());
     assert_eq!(world.left(), [2, 3, 5, 6, 7]);
     assert_eq!(world.prune(2), (true, asked(0, 3)));
+    assert_eq!(world.prune(2), (true, asked(0, 0)));
     let (done, asked_for) = world.prune(2);
     assert_eq!((done, asked_for.lists, asked_for.deletes), (true, 1, 3), "it is listed before it is done with");
     assert_eq!((world.left(), world.left_of(2)), (vec![7], vec![3, 4]), "and above its watermark all stays");
