@@ -3,6 +3,7 @@
 //!
 //! Replay:
 //! - [`processor`]: any number of groups of one vault; [`Processor`] is what the command line starts
+//! - [`discover`]: which groups the vault has
 //! - `board`: whose turn it is; [`poll`]: how often a group is looked after while nothing comes
 //! - [`group`]: the loop of one group; [`fetch`] brings its segments, [`chain`] says whether they follow, [`gap`] when one
 //!   is gone, [`comeback`] when a group that stopped is tried again
@@ -35,6 +36,7 @@ pub mod chain;
 pub mod claims;
 pub mod comeback;
 pub mod compare;
+pub mod discover;
 pub mod error;
 pub mod extents;
 pub mod failover;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::board::Board;
 use crate::claims::{ASK_EVERY, Claimant, LOOK_EVERY, NOBODYS_EVERY, Owner};
 use crate::comeback::Backoff;
+use crate::discover::{DISCOVER_EVERY, Discovery};
 use crate::error::{GroupError, ProcessorError, TargetError};
 use crate::fetch::{FETCHED_MAX, Fetcher, VaultIo};
 use crate::gap::GAP_PATIENCE;
@@ -37,9 +38,6 @@ pub const GROUPS_MAX: usize = 10_000;
 pub const POINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Time between two looks for a new segment unless the config says otherwise.
 pub const POLL: Duration = Duration::from_millis(500);
-/// Time between two looks for new groups; as long as there is none, the vault is looked at as for the segments of a group. It is a
-/// listing, which costs ten times a get.
-pub const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 /// Time until a vault that does not answer is asked again.
 const VAULT_AWAY_WAIT: Duration = Duration::from_secs(5);
 
@@ -184,7 +182,7 @@ impl Processor {
         let start = |group| Job::Start(Box::new(self.task(group)));
         let only = matches!(mode, Mode::One(_));
         let (once, first) = match mode {
-            Mode::Follow => (false, vec![Job::Discover]),
+            Mode::Follow => (false, vec![Job::Discover(Discovery::default())]),
             Mode::Once(groups) => (true, groups.into_iter().map(start).collect()),
             Mode::One(group) => (true, vec![start(group)]),
         };
@@ -210,7 +208,7 @@ impl Processor {
         while let Some(mut taken) = work.board.take(stop, once) {
             let Some(job) = taken.job() else { continue };
             let next = match job {
-                Job::Discover => self.discover(work),
+                Job::Discover(discovery) => self.discover(discovery, work),
                 Job::Start(task) => start(task, work, stop),
                 Job::Claim(task, asked) => claim(task, asked),
                 Job::Turn(task) => self.turn(task, work, stop, once),
@@ -243,21 +241,21 @@ impl Processor {
         Some((clock::mono() + wait, Job::Turn(task)))
     }
 
-    fn discover(&self, work: &Work) -> Option<(Instant, Job)> {
+    fn discover(&self, mut discovery: Discovery, work: &Work) -> Option<(Instant, Job)> {
         let now = clock::mono();
-        match self.groups() {
+        match self.io.handle.block_on(discovery.look(&self.vault)) {
             Ok(groups) => {
-                for group in groups {
+                for group in groups.into_iter().flatten() {
                     if work.is_new(&group) {
                         work.board.add(now, Job::Claim(Box::new(self.task(group)), None));
                     }
                 }
             }
-            Err(e) => tracing::warn!(error = %e, "the groups of the vault cannot be listed, trying again"),
+            Err(e) => tracing::warn!(error = %e, "which groups the vault has cannot be found out, trying again"),
         }
         let none = work.known().is_empty();
         let pause = if none { poll::pause(now - work.begun, self.config.poll) } else { DISCOVER_EVERY };
-        Some((clock::mono() + pause, Job::Discover))
+        Some((clock::mono() + pause, Job::Discover(discovery)))
     }
 }
 
@@ -325,7 +323,7 @@ enum Mode {
 /// Something for a worker to do.
 enum Job {
     /// Look for new groups.
-    Discover,
+    Discover(Discovery),
     /// See whether a group is this target's; when the vault was asked last.
     Claim(Box<GroupTask>, Option<Instant>),
     /// Look how far the vault is, then go.

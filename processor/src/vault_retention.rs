@@ -1,6 +1,9 @@
 //! Removes segments from the vault that no remaining point needs and that are older than the retention: within it any target
 //! can be rebuilt from them. Only up to the watermark that the source noted, never
 //! epochs nor seals: the walk to an epoch's first seal begins above the watermark.
+//!
+//! A listing costs ten times a get, so a log is listed at the start, once a day, and before its epoch is done with. In between it is
+//! known from what is applied.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,6 +13,7 @@ use farshore_changelog::clock;
 use farshore_changelog::ids::{Epoch, Position, SegmentNo, Seq};
 use farshore_changelog::segment::{Index, Kind, SegmentHead};
 use farshore_changelog::units::UnixMicros;
+use farshore_vault::store::LISTED_MAX;
 use farshore_vault::{GroupVault, VaultError};
 
 /// Segments removed in one go, so that a group is not kept from replaying for long.
@@ -23,9 +27,9 @@ const KNOWN_MAX: usize = 200_000;
 /// day. What lies between two of them goes with the later one.
 const REMEMBERED_WHOLE: u64 = 1024;
 const REMEMBERED_EVERY: u64 = 16;
-/// The whole log is listed this often, and else only what came since: it has as many pages as a retention's time has thousands of
-/// segments, and nobody else adds or takes away below its end.
-const LISTED_AFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A log is listed this often, in case another hand has added or taken away. In between, what came is what was applied, number by
+/// number, and what went was removed here.
+pub const LISTED_AFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is remembered of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,32 +45,86 @@ impl Known {
     }
 }
 
-/// What was listed of an epoch's log.
+/// What there is of an epoch's log, up to what is applied.
 #[derive(Debug)]
-struct Listed {
+struct Log {
     /// In order; those that were removed are not there.
     numbers: Vec<SegmentNo>,
-    /// Up to here.
+    /// All up to here are known.
     upto: SegmentNo,
-    /// When it was begun with nothing.
+    /// Some of them were not listed.
+    grown: bool,
+    /// When it was listed, or begun with nothing.
     since: Instant,
 }
 
-impl Listed {
+impl Log {
     fn nothing() -> Self {
-        Self { numbers: Vec::new(), upto: SegmentNo(0), since: clock::mono() }
+        Self { numbers: Vec::new(), upto: SegmentNo(0), grown: false, since: clock::mono() }
+    }
+
+    /// That of `epoch`, which is being applied up to `end`, or is over. A listing has a limit.
+    async fn listed(vault: &GroupVault, epoch: Epoch, end: Option<SegmentNo>) -> Result<Self, VaultError> {
+        let mut log = Self::nothing();
+        if end == Some(SegmentNo(0)) {
+            return Ok(log);
+        }
+        let listed = vault.list_segments(epoch, SegmentNo(1)).await?;
+        log.grown = listed.len() >= LISTED_MAX;
+        // What lies above the end may have holes, which are filled later.
+        let numbers = listed.into_iter().map(|(number, _)| number);
+        log.numbers = numbers.take_while(|number| end.is_none_or(|end| *number <= end)).collect();
+        log.upto = log.numbers.last().copied().unwrap_or(log.upto);
+        if let Some(end) = end {
+            // Above the limit they are there, as they were applied.
+            let unlisted = if log.grown { log.upto.0 + 1..end.0 + 1 } else { 0..0 };
+            log.numbers.extend(unlisted.map(SegmentNo));
+            log.upto = end;
+        }
+        Ok(log)
     }
 
     fn is_old(&self) -> bool {
         clock::mono().duration_since(self.since) >= LISTED_AFRESH_EVERY
     }
+
+    /// Takes in one that was applied. Gives whether all up to it are known.
+    fn applied(&mut self, number: SegmentNo) -> bool {
+        if number == self.upto.next() {
+            self.numbers.push(number);
+            (self.upto, self.grown) = (number, true);
+        }
+        number <= self.upto
+    }
+}
+
+/// What came of pruning an epoch.
+enum Pruned {
+    /// There is nothing that may be removed, however old it is.
+    Empty,
+    /// What is due was removed.
+    Some,
+    /// Of what was thought to be there some is not.
+    Stale,
+}
+
+/// How far an epoch is to be pruned.
+struct Limits {
+    /// What ends at or before it …
+    seq: Seq,
+    /// … and was sealed before this …
+    before: UnixMicros,
+    /// … before this one, up to which the epoch is applied; `None` when it is over.
+    end: Option<SegmentNo>,
+    /// So many at most.
+    most: usize,
 }
 
 /// Prunes one group's log.
 #[derive(Debug)]
 pub struct LogPruner {
     vault: GroupVault,
-    listed: BTreeMap<Epoch, Listed>,
+    logs: BTreeMap<Epoch, Log>,
     /// Heads of segments that were applied or looked at; those that were removed are forgotten.
     known: BTreeMap<(Epoch, SegmentNo), Known>,
     /// The first and the newest that were applied of one epoch.
@@ -79,13 +137,19 @@ impl LogPruner {
     /// A pruner that knows nothing yet.
     #[must_use]
     pub fn new(vault: GroupVault) -> Self {
-        Self { vault, listed: BTreeMap::new(), known: BTreeMap::new(), applied: None, oldest: Epoch(1) }
+        Self { vault, logs: BTreeMap::new(), known: BTreeMap::new(), applied: None, oldest: Epoch(1) }
     }
 
     /// Remembers a log segment that was applied.
     pub fn applied(&mut self, head: &SegmentHead) {
         let (epoch, newest) = (head.epoch, head.number);
         self.remember(head);
+        if newest == SegmentNo(1) {
+            self.logs.entry(epoch).or_insert_with(Log::nothing);
+        }
+        if self.logs.get_mut(&epoch).is_some_and(|log| !log.applied(newest)) {
+            self.logs.remove(&epoch);
+        }
         let first = self.applied.filter(|(of, ..)| *of == epoch).map_or(newest, |(_, first, _)| first);
         self.applied = Some((epoch, first, newest));
         let old = SegmentNo(newest.0.saturating_sub(REMEMBERED_WHOLE));
@@ -123,39 +187,66 @@ impl LogPruner {
         let mut removed = 0;
         let mut epoch = self.oldest;
         while epoch <= needed.epoch && removed < DELETES_MAX {
-            // After an error it is not put back, and the log is listed afresh.
-            let mut listed = self.listed.remove(&epoch).filter(|l| !l.is_old()).unwrap_or_else(Listed::nothing);
-            let came = self.vault.list_segments(epoch, listed.upto.next()).await?;
-            listed.upto = came.last().map_or(listed.upto, |(number, _)| *number);
-            listed.numbers.extend(came.into_iter().map(|(number, _)| number));
-            let numbers = &listed.numbers;
-            let mut upto = self.watermark(epoch, numbers).await?;
-            if epoch == current.0 {
-                upto = upto.min(SegmentNo(current.1.0.saturating_sub(1)));
+            let is_over = epoch < needed.epoch;
+            let limits = Limits {
+                seq: if is_over { Seq(u64::MAX) } else { needed.seq },
+                before,
+                end: (epoch == current.0).then_some(current.1),
+                most: DELETES_MAX - removed,
+            };
+            let mut log = match self.logs.remove(&epoch).filter(|log| !log.is_old()) {
+                Some(log) => log,
+                None => Log::listed(&self.vault, epoch, limits.end).await?,
+            };
+            // After an error too: what was removed until then is not in it any more.
+            let (there, pruned) = (log.numbers.len(), self.prune_log(epoch, &mut log, &limits).await);
+            removed += there - log.numbers.len();
+            let grown = log.grown;
+            if !matches!(pruned, Ok(Pruned::Stale)) {
+                self.logs.insert(epoch, log);
             }
-            let mut candidates = &numbers[..numbers.partition_point(|number| *number <= upto)];
-            if candidates.is_empty() && epoch < needed.epoch {
-                self.oldest = epoch.next();
+            match pruned? {
+                // Of an epoch that was left, what was not applied is still there: it is listed the next time.
+                Pruned::Empty if is_over && grown => {
+                    self.logs.remove(&epoch);
+                    epoch = epoch.next();
+                }
+                Pruned::Empty if is_over => {
+                    self.logs.remove(&epoch);
+                    epoch = epoch.next();
+                    self.oldest = epoch;
+                }
+                Pruned::Empty | Pruned::Some | Pruned::Stale => epoch = epoch.next(),
             }
-            let seq = if epoch == needed.epoch { needed.seq } else { Seq(u64::MAX) };
-            let (ended, all_there) = self.ended_by(epoch, candidates, seq, before).await?;
-            candidates = &candidates[..ended.min(DELETES_MAX - removed)];
-            for number in candidates {
-                self.vault.delete_segment(epoch, *number).await?;
-                self.known.remove(&(epoch, *number));
-            }
-            let gone = candidates.len();
-            removed += gone;
-            if all_there && epoch >= self.oldest {
-                listed.numbers.drain(..gone);
-                self.listed.insert(epoch, listed);
-            }
-            epoch = epoch.next();
         }
         if removed > 0 {
             tracing::info!(group = %self.vault.group(), removed, "segments pruned from the vault");
         }
         Ok(removed < DELETES_MAX)
+    }
+
+    /// Removes what it may of one epoch.
+    async fn prune_log(&mut self, epoch: Epoch, log: &mut Log, limits: &Limits) -> Result<Pruned, VaultError> {
+        let watermark = self.watermark(epoch, &log.numbers).await?;
+        let upto = limits.end.map_or(watermark, |end| watermark.min(SegmentNo(end.0.saturating_sub(1))));
+        let candidates = &log.numbers[..log.numbers.partition_point(|number| *number <= upto)];
+        if candidates.is_empty() {
+            return Ok(Pruned::Empty);
+        }
+        let (ended, all_there) = self.ended_by(epoch, candidates, limits.seq, limits.before).await?;
+        let mut gone = 0;
+        let mut deleted = Ok(());
+        for number in &candidates[..ended.min(limits.most)] {
+            deleted = self.vault.delete_segment(epoch, *number).await;
+            if deleted.is_err() {
+                break;
+            }
+            self.known.remove(&(epoch, *number));
+            gone += 1;
+        }
+        log.numbers.drain(..gone);
+        deleted?;
+        Ok(if all_there { Pruned::Some } else { Pruned::Stale })
     }
 
     /// The newest watermark of an epoch: its segments bear it, so the newest log segment that can be read has it.

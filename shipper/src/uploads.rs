@@ -160,6 +160,9 @@ impl Uploads {
             );
             return Err(ShipError::State { path: self.state.path("epoch.json"), what });
         }
+        if self.source.parent.is_none() {
+            self.announce().await?;
+        }
         let vault = self.line.door.vault().await?.id().to_owned();
         let nonce = self.source.nonce;
         // An agent may have noted the next one meanwhile: nothing of that is in the vault.
@@ -178,6 +181,19 @@ impl Uploads {
         self.line.door.set_known();
         tracing::info!(epoch = self.source.epoch.0, reason = ?self.source.reason, "epoch opened");
         Ok(None)
+    }
+
+    /// Says that there is one group more, so that a target need not list them to find it. Before the epoch is noted as opened: after a
+    /// crash in between it is said twice, and never not at all.
+    async fn announce(&self) -> Result<(), ShipError> {
+        match self.line.patiently(async |_| self.line.door.vault().await?.announce().await).await? {
+            Some(number) => tracing::info!(number, "the group is announced to whoever follows the vault"),
+            None => tracing::warn!(
+                "the group is not announced: the numbers under announced/ in the vault are in disorder; a target finds it within an \
+                 hour all the same"
+            ),
+        }
+        Ok(())
     }
 
     /// Notes a segment that is in the vault, in the order that a restart counts on: watermark, ring, spool.

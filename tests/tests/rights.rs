@@ -15,8 +15,10 @@ const USER: &str = "web01-source";
 /// The policy of docs/security.md without its condition, which SeaweedFS does not know: it then allows nothing.
 fn least() -> String {
     let at = format!("arn:aws:s3:::vault/{PREFIX}");
-    let put = [format!("{at}/groups/{GROUP}/log/*"), format!("{at}/groups/{GROUP}/to-source/epochs/*")];
-    let get = [format!("{at}/groups/{GROUP}/to-source/*"), format!("{at}/farshore-vault.json")];
+    let announced = format!("{at}/announced/*");
+    let put =
+        [format!("{at}/groups/{GROUP}/log/*"), format!("{at}/groups/{GROUP}/to-source/epochs/*"), announced.clone()];
+    let get = [format!("{at}/groups/{GROUP}/to-source/*"), format!("{at}/farshore-vault.json"), announced];
     serde_json::json!({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": "s3:PutObject", "Resource": put},
         {"Effect": "Allow", "Action": "s3:GetObject", "Resource": get},

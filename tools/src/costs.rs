@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use farshore_processor::group::LOG_RETENTION_EVERY;
+use farshore_processor::discover::{DISCOVER_EVERY, LISTED_EVERY};
 use farshore_processor::poll;
-use farshore_processor::processor::{DISCOVER_EVERY, POLL};
-use farshore_processor::vault_retention::DELETES_MAX;
+use farshore_processor::processor::POLL;
+use farshore_processor::vault_retention::LISTED_AFRESH_EVERY;
 use farshore_vault::count::LIST_PAGE;
 
 use crate::config::{HEARTBEAT, MAX_DELAY, SEGMENT_BYTES};
@@ -63,7 +63,7 @@ impl Use {
     }
 
     /// What one target asks in a second: a get for each segment, one that finds nothing for each look, a delete for each segment, and
-    /// the listings of retention. A new point asks nothing.
+    /// a listing of the whole log a day. A new point asks nothing.
     #[must_use]
     pub fn target(&self) -> Requests {
         self.target_of(self.segments(), self.looks_in_vain())
@@ -72,10 +72,10 @@ impl Use {
     /// As [`Use::target`], where so many segments come and so many looks find nothing, a second.
     #[must_use]
     pub fn target_of(&self, segments: f64, looks_in_vain: f64) -> Requests {
-        let sweeps = (1.0 / LOG_RETENTION_EVERY.as_secs_f64()).max(segments / DELETES_MAX as f64);
+        let kept = segments * RETENTION_SECONDS;
         Requests {
             gets: segments + looks_in_vain,
-            lists: sweeps.max(segments / LIST_PAGE as f64),
+            lists: (kept / LIST_PAGE as f64).ceil().max(1.0) / LISTED_AFRESH_EVERY.as_secs_f64(),
             deletes: segments,
             ..Requests::default()
         }
@@ -135,11 +135,13 @@ impl Use {
     }
 }
 
-/// What a target asks in a second for the vault as a whole, with so many groups: which of them there are.
+/// What a target asks in a second for the vault as a whole, with so many groups: whether one more was announced, and now and then which
+/// there are.
 #[must_use]
 pub fn of_vault(groups: u64) -> Requests {
     let pages = groups.div_ceil(LIST_PAGE).max(1);
-    Requests { lists: pages as f64 / DISCOVER_EVERY.as_secs_f64(), ..Requests::default() }
+    let (looks, lists) = (1.0 / DISCOVER_EVERY.as_secs_f64(), pages as f64 / LISTED_EVERY.as_secs_f64());
+    Requests { gets: looks, lists, ..Requests::default() }
 }
 
 /// Requests, a second or a month.
@@ -317,7 +319,7 @@ mod tests {
     fn an_idle_group_costs_its_heartbeats_and_a_look_every_five_seconds() {
         let idle = Use::usual(0.0);
         assert!(near(idle.source().puts, 0.1) && near(idle.source().gets, 0.2));
-        assert!(near(idle.target().gets, 0.1 + 0.2) && near(idle.target().lists, 1.0 / 600.0));
+        assert!(near(idle.target().gets, 0.1 + 0.2) && near(idle.target().lists, 9.0 / 86_400.0));
         assert!(near(idle.source().a_month().puts, 259_200.0));
     }
 
@@ -328,8 +330,9 @@ mod tests {
         assert!(near(Use { max_delay: Duration::from_millis(10), ..busy }.segments(), 100.0));
         // Several come between two looks: each look gets them, and one that finds nothing.
         assert!(near(busy.target().gets, 8.0 + 2.0));
-        // Retention takes a thousand at once.
-        assert!(near(busy.target().lists, 0.008));
+        // The log of a day, once a day.
+        assert!(near(busy.target().lists * 86_400.0, 692.0));
+        assert!(near(Use { heartbeat: Duration::from_secs(3600), ..Use::usual(0.0) }.target().lists, 1.0 / 86_400.0));
         assert!(near(busy.target().deletes, 8.0));
     }
 
@@ -344,7 +347,8 @@ mod tests {
     fn prices_are_of_a_million() {
         let million = Requests { puts: 1e6, gets: 1e6, lists: 1e6, deletes: 1e6 };
         assert!(near(S3.of(million), 10.4) && near(AZURE.of(million), 13.5));
-        assert!(near(of_vault(1001).lists, 2.0 / 30.0));
+        assert!(near(of_vault(1).lists, 1.0 / 3600.0) && near(of_vault(1001).lists, 2.0 / 3600.0));
+        assert!(near(of_vault(1).a_month().gets, 86_400.0) && near(of_vault(1).a_month().lists, 720.0));
     }
 
     #[test]

@@ -67,8 +67,9 @@ fn a_longer_delay_costs_less_and_waits_longer_until_segments_are_full() {
 fn groups_cost_each_their_own_and_the_vault_once() {
     let how = Use::usual(0.0);
     let (one, ten) = (months(Writes::Evenly, &how, 1)[0], months(Writes::Evenly, &how, 10)[0]);
-    assert!(near(ten.puts, 10.0 * one.puts) && near(ten.gets, 10.0 * one.gets));
-    assert!(near(one.lists, 4320.0 + 86_400.0) && near(ten.lists, 43_200.0 + 86_400.0));
+    assert!(near(ten.puts, 10.0 * one.puts));
+    assert!(near(ten.gets - 86_400.0, 10.0 * (one.gets - 86_400.0)) && near(one.gets, 1_296_000.0 + 86_400.0));
+    assert!(near(one.lists, 270.0 + 720.0) && near(ten.lists, 2700.0 + 720.0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::objects::Nonce;
 
 /// Digits of an epoch in a key. Epochs above `10^10 - 1` have no key; one a second would last three centuries.
 const EPOCH_DIGITS: usize = 10;
-/// Digits of a segment number, and of a request's number.
+/// Digits of the number of a segment, of a request, of a claim, of an announcement.
 const NUMBER_DIGITS: usize = 20;
 /// Digits of a disk's index and of a chunk's number.
 const DISK_DIGITS: usize = 5;
@@ -18,6 +18,7 @@ const CHUNK_DIGITS: usize = 10;
 const VAULT_OBJECT: &str = "farshore-vault.json";
 const GROUPS: &str = "groups";
 const PROBES: &str = "probes";
+const ANNOUNCED: &str = "announced";
 
 /// The place of one object under the root prefix of the vault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub enum Key {
     Vault,
     /// What is put to see what the store does with it, and taken away again.
     Probe(Nonce),
+    /// Says that a group was begun: announcement 1, 2, 3 …
+    Announced(u64),
     /// An epoch object.
     Epoch(GroupName, Epoch),
     /// What the target asks of the source: request 1, 2, 3 …
@@ -45,6 +48,7 @@ impl fmt::Display for Key {
         match self {
             Self::Vault => f.write_str(VAULT_OBJECT),
             Self::Probe(nonce) => write!(f, "{PROBES}/{nonce}"),
+            Self::Announced(n) => write!(f, "{ANNOUNCED}/{n:0NUMBER_DIGITS$}"),
             Self::Epoch(group, epoch) => {
                 write!(f, "{GROUPS}/{group}/to-source/epochs/{epoch:0EPOCH_DIGITS$}.json")
             }
@@ -80,6 +84,7 @@ impl Key {
         match parts[..] {
             [VAULT_OBJECT] => Some(Self::Vault),
             [PROBES, nonce] => nonce.parse().ok().map(Self::Probe),
+            [ANNOUNCED, n] => digits(n, NUMBER_DIGITS).map(Self::Announced),
             [GROUPS, group, "to-source", "epochs", file] => {
                 let epoch = digits(file.strip_suffix(".json")?, EPOCH_DIGITS)?;
                 Some(Self::Epoch(GroupName::new(group).ok()?, Epoch(epoch)))
@@ -167,6 +172,7 @@ mod tests {
         prop_oneof![
             Just(Key::Vault),
             any::<[u8; 16]>().prop_map(|nonce| Key::Probe(Nonce(nonce))),
+            (1..=u64::MAX).prop_map(Key::Announced),
             (group(), epoch.clone()).prop_map(|(g, e)| Key::Epoch(g, e)),
             (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Request(g, n)),
             (group(), 1..=u64::MAX).prop_map(|(g, n)| Key::Claim(g, n)),
@@ -191,7 +197,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_is_written_the_same_way(text in "(groups/[a-z.]{1,3}/(log|to-source)(/epochs|/requests|/hashes)?(/[0-9]{9,21}){1,2}(.json|/plan.json|/[0-9]{5}-[0-9]{10})?)|.{0,40}") {
+        fn what_parses_is_written_the_same_way(text in "(announced/[0-9]{19,21}|groups/[a-z.]{1,3}/(log|to-source)(/epochs|/requests|/hashes)?(/[0-9]{9,21}){1,2}(.json|/plan.json|/[0-9]{5}-[0-9]{10})?)|.{0,40}") {
             if let Some(key) = Key::parse(&text) {
                 prop_assert_eq!(key.to_string(), text);
             }
@@ -224,6 +230,7 @@ mod tests {
             Key::HashPlan(group.clone(), Epoch(3)).to_string(),
             "groups/web01/to-source/hashes/0000000003/plan.json"
         );
+        assert_eq!(Key::Announced(7).to_string(), "announced/00000000000000000007");
         let segment = Key::Segment(group.clone(), Epoch(3), SegmentNo(12));
         assert_eq!(segment_path(&log_prefix(&group, Epoch(3)), SegmentNo(12)), segment.path());
         assert_eq!(group_of_prefix(&Path::from("groups/web01")), Some(group));
@@ -243,6 +250,9 @@ mod tests {
             "groups/web01/to-source/epochs/0000000003",
             "groups/web01/to-source/epochs/+000000003.json",
             "farshore-vault.json/",
+            "announced/00000000000000000000",
+            "announced/7",
+            "announced/00000000000000000007.json",
             "groups/web01/to-source/hashes/0000000003/65536-0000000000",
             "groups/web01/to-source/hashes/0000000003/00000-9999999999",
             "groups/web01/to-source/hashes/0000000003/00000",

@@ -6,6 +6,7 @@
 //! - [`group`]: [`GroupVault`], one group's segments and requests
 //! - `hashes`: the hashes of the target's images, for a resync
 //! - `claims`: which target follows a group
+//! - [`announced`]: that a group was begun
 //! - [`epoch`]: opening an epoch, reading the line of epochs
 //! - `seal`: ending an epoch
 //! - [`store`]: put-if-absent, bounded gets, retries, over any `object_store` backend
@@ -18,6 +19,7 @@
 //! - [`count`]: a store that counts what is asked of it
 //! - [`error`]: what can go wrong and what to do then
 
+pub mod announced;
 mod claims;
 mod cloud;
 mod condition;

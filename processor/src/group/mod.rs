@@ -21,7 +21,6 @@ mod upkeep;
 mod way_out;
 
 pub use report::GroupOutcome;
-pub use upkeep::LOG_RETENTION_EVERY;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

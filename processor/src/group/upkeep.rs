@@ -13,8 +13,8 @@ use crate::retention::{Policy, prune_target};
 
 /// Retention runs this often, and after each new point.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
-/// The vault's log is pruned this often: it takes a listing.
-pub const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// The vault's log is pruned this often.
+const LOG_RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// How much of the undo journal is read again at a time, in bytes.
 const SCRUB_BYTES: u64 = 8 << 20;
 /// Time between two such reads.

@@ -2,6 +2,7 @@
 //! any position of a target.
 
 pub mod disk;
+pub mod hand_clock;
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! Whole shippers: a real ring, a folder or a store double as the vault.
 
+mod announcing;
 mod asked;
 pub mod disk;
 mod fencing;

@@ -20,10 +20,11 @@ fn asked_for(every: Option<Duration>) -> Requests {
     // Initial replication is over: until then hashes are asked for too.
     world.write_some(1);
     world.ring.set_resync_end(Some(Seq(1)));
+    let start = store.requests();
     let config = ShipperConfig { max_delay: Duration::from_secs(1), heartbeat: HEARTBEAT, ..world.config() };
     let shipper = crate::Shipper::open_on(config, world.vault.clone()).unwrap();
     let (ring, mut lane) = (world.ring.clone(), world.lanes.remove(0));
-    while_shipping(&world.runtime, shipper, async {
+    let asked = while_shipping(&world.runtime, shipper, async {
         tokio::time::sleep(HEARTBEAT / 2).await;
         until_confirmed(&ring, HEARTBEAT).await;
         let (before, end) = (store.requests(), tokio::time::Instant::now() + TIME);
@@ -36,7 +37,9 @@ fn asked_for(every: Option<Duration>) -> Requests {
             tokio::time::sleep(every.unwrap_or(TIME)).await;
         }
         store.requests().since(before)
-    })
+    });
+    assert_eq!(store.requests().since(start).lists, 0, "not at its start either");
+    asked
 }
 
 /// As nearly as it can be: a look at each end of the time may be in it or not.
