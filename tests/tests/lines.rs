@@ -36,9 +36,9 @@ fn site_behind(line: &Line, server: &StoreServer, name: &str, disk_bytes: u64, c
 /// Losses of the line in percent. The worst comes last, since TCP is slow to take up again what it gave up; none is not the first, so that
 /// what the connections lose when they begin, in the router's queue, is not measured.
 const LOSSES: [f64; 3] = [0.1, 0.0, 1.0];
-const FILL_DISK_BYTES: u64 = 640 << 20;
+const FILL_DISK_BYTES: u64 = 896 << 20;
 /// So much that it lasts, compressed to half.
-const BACKLOG_BYTES: u64 = 512 << 20;
+const BACKLOG_BYTES: u64 = 768 << 20;
 /// What goes before it is measured, and while it is.
 const SETTLES: Duration = Duration::from_secs(4);
 const MEASURED: Duration = Duration::from_secs(7);
