@@ -11,6 +11,7 @@ use farshore_tests::bin;
 use farshore_tests::client::Client;
 use farshore_tests::durable;
 use farshore_tests::process::{Process, run};
+use farshore_tests::rounds;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,8 +21,8 @@ const TARGETS: usize = 4;
 const DISK_BYTES: usize = 1 << 20;
 /// How long, at most, until every group is followed again after anything that happens here, on a busy machine.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(240);
-/// How long a processor sleeps. Longer than any wait of the others for it.
-const ASLEEP: Duration = Duration::from_secs(20);
+/// How long a processor sleeps; minutes at night. Longer than any wait of the others for it.
+const ASLEEP_SECONDS: u32 = 20;
 const VERB_MAX: Duration = Duration::from_secs(90);
 
 struct World {
@@ -178,7 +179,7 @@ fn forty_groups_and_four_processors_of_which_one_dies_and_one_sleeps() {
         world.signal(1, Signal::SIGSTOP);
         world.write(3);
         world.wait_followed("one sleeps", |group| owners[group] != 1);
-        clock::sleep(ASLEEP);
+        clock::sleep(Duration::from_secs(rounds::count("FARSHORE_ASLEEP_SECONDS", ASLEEP_SECONDS).into()));
         let theirs: Vec<usize> = (0..GROUPS).filter(|&group| owners[group] == 1).collect();
         for &group in &theirs {
             let elsewhere = (0..TARGETS).filter(|&n| n != 1 && world.image(n, group).exists()).count();
