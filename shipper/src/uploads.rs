@@ -36,7 +36,7 @@ use flight::{Verdict, fly};
 pub(crate) use line::Line;
 
 /// Uploads at once, at most, unless the config says otherwise: fewer than may be above a hole, so that one that takes long leaves some room.
-pub const UPLOADS: usize = 12;
+pub const UPLOADS: usize = 14;
 /// Uploads at once, at most.
 pub const UPLOADS_MAX: usize = PUT_AHEAD_MAX as usize;
 /// Bytes of the segments that are on their way at once; a larger one goes alone. They are in memory, also when their files were read back.

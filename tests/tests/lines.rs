@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use farshore_changelog::clock;
+use farshore_shipper::config::UPLOADS;
 use farshore_tests::durable;
 use farshore_tests::fio::Job;
 use farshore_tests::line::{Line, Quality};
@@ -38,8 +39,10 @@ fn site_behind(line: &Line, server: &StoreServer, name: &str, disk_bytes: u64, c
 const LOSSES: [f64; 3] = [0.1, 0.0, 1.0];
 const FILL_DISK_BYTES: u64 = 896 << 20;
 /// So much that it lasts, compressed to half.
-const BACKLOG_BYTES: u64 = 768 << 20;
+const BACKLOG_BYTES: u64 = 832 << 20;
 /// What goes before it is measured, and while it is.
+/// The first time, until there are as many uploads as may be: four of 4 MiB go well, then eight.
+const WIDENS: Duration = Duration::from_secs(8);
 const SETTLES: Duration = Duration::from_secs(4);
 const MEASURED: Duration = Duration::from_secs(7);
 
@@ -53,6 +56,7 @@ fn filled(line: &mut Line, server: &StoreServer, uploads: usize) -> [f64; 3] {
     line.set(Quality { loss_percent: LOSSES[0], ..GOOD });
     let job = Job::on(&vm.socket, &vm.export).with("rw=write").with("bs=1M").with("iodepth=4").with("refill_buffers");
     let fio = job.with("buffer_compress_percentage=50").with(&format!("size={BACKLOG_BYTES}")).start();
+    clock::sleep(WIDENS);
     let parts = LOSSES.map(|loss_percent| {
         line.set(Quality { loss_percent, ..GOOD });
         clock::sleep(SETTLES);
@@ -74,7 +78,7 @@ fn filled(line: &mut Line, server: &StoreServer, uploads: usize) -> [f64; 3] {
 fn a_backlog_fills_a_line_with_a_round_trip_and_losses_as_one_upload_at_a_time_does_not() {
     let server = StoreServer::seaweed(Extra { everywhere: true, ..Extra::default() });
     let mut line = Line::of(AFTERWARDS, USUAL);
-    let (many, one) = (filled(&mut line, &server, 12), filled(&mut line, &server, 1));
+    let (many, one) = (filled(&mut line, &server, UPLOADS), filled(&mut line, &server, 1));
     for (loss, (many, one)) in LOSSES.iter().zip(many.iter().zip(one)) {
         let (many, one) = (many * 100.0, one * 100.0);
         println!("of 100 Mbit/s with 50 ms and a loss of {loss} %: {many:.0} % by many uploads, {one:.0} % by one");

@@ -136,6 +136,7 @@ impl Inner {
 mod tests {
     use futures::FutureExt;
 
+    use super::super::UPLOADS;
     use super::*;
 
     fn at_once<'a>(gate: &'a Gate, place: u64) -> Option<Turn<'a>> {
@@ -172,6 +173,6 @@ mod tests {
 
     #[test]
     fn one_at_a_time_leaves_no_hole_and_nothing_goes_further_than_the_format_allows() {
-        assert_eq!([1, 2, 4, 12, 16].map(window), [1, 3, 6, 16, 16]);
+        assert_eq!([1, 2, 4, UPLOADS, 16].map(window), [1, 3, 6, 16, 16]);
     }
 }
