@@ -55,6 +55,7 @@ pub struct Quality {
 pub struct Line {
     router: Guest,
     namespace: String,
+    near: String,
     far: String,
     _alone: MutexGuard<'static, ()>,
 }
@@ -93,7 +94,7 @@ impl Line {
                 ..GuestSpec::default()
             },
         );
-        let mut line = Self { router, namespace, far, _alone: alone };
+        let mut line = Self { router, namespace, near: near.clone(), far, _alone: alone };
         line.router.expect("routes", ANSWER_MAX);
         let _ = ip(&["netns", "add", &line.namespace]).good();
         let _ = ip(&["link", "set", &near, "netns", &line.namespace]).good();
@@ -178,9 +179,9 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.router.kill();
-        for args in [["netns", "del", &self.namespace], ["link", "del", &self.far]] {
+        // The near end goes with its namespace, unless the test failed before it was there.
+        for args in [["netns", "del", &self.namespace], ["link", "del", &self.near], ["link", "del", &self.far]] {
             let mut ip = Command::new("ip");
-            // What is left of a test that failed halfway may not be there.
             let _ = ip.args(args).output();
         }
     }
