@@ -37,14 +37,14 @@ fn site_behind(line: &Line, server: &StoreServer, name: &str, disk_bytes: u64, c
 /// Losses of the line in percent. The worst comes last, since TCP is slow to take up again what it gave up; none is not the first, so that
 /// what the connections lose when they begin, in the router's queue, is not measured.
 const LOSSES: [f64; 3] = [0.1, 0.0, 1.0];
-const FILL_DISK_BYTES: u64 = 896 << 20;
+const FILL_DISK_BYTES: u64 = 1088 << 20;
 /// So much that it lasts, compressed to half.
-const BACKLOG_BYTES: u64 = 832 << 20;
+const BACKLOG_BYTES: u64 = 1024 << 20;
 /// What goes before it is measured, and while it is.
 /// The first time, until there are as many uploads as may be: four of 4 MiB go well, then eight.
 const WIDENS: Duration = Duration::from_secs(8);
 const SETTLES: Duration = Duration::from_secs(4);
-const MEASURED: Duration = Duration::from_secs(7);
+const MEASURED: Duration = Duration::from_secs(10);
 
 /// The part of the line that is used while a backlog goes over it, for each of the losses.
 fn filled(line: &mut Line, server: &StoreServer, uploads: usize) -> [f64; 3] {
