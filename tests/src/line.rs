@@ -16,7 +16,7 @@ use crate::process;
 /// The networks at both ends, of which this machine is not likely to know others: the router is `.1` in each, whoever uses it `.2`.
 const NEAR: &str = "10.213.1";
 const FAR: &str = "10.213.2";
-/// Packets that wait in one direction: those under way in 50 ms at 100 Mbit/s, and as many again that queue.
+/// Packets in one direction, under way or in the queue: more than twice those of a round trip of 50 ms at 100 Mbit/s.
 const PACKETS_MAX: u32 = 1000;
 /// A program of iproute2 ends at once.
 const COMMAND_MAX: Duration = Duration::from_secs(20);

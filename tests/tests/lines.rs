@@ -15,7 +15,7 @@ use farshore_tests::vm_disk::VmDisk;
 
 const GOOD: Quality =
     Quality { bits_per_second: 100_000_000, round_trip: Duration::from_millis(50), loss_percent: 0.0 };
-/// What there was between the sites when nobody looks any more.
+/// The line while nothing is measured.
 const AFTERWARDS: Quality = Quality { bits_per_second: 1_000_000_000, round_trip: Duration::ZERO, loss_percent: 0.0 };
 /// Linux' own way to deal with loss, which most hosts have. (BBR takes loss for what it is; see docs/performance.md.)
 const USUAL: &str = "cubic";
@@ -99,7 +99,7 @@ const SLACK_MS: f64 = 5.0;
 /// From a line that is good again to a vault that has everything: the longest pause between two tries, and a margin for a busy machine.
 const RECOVERS: Duration = Duration::from_secs(60);
 
-/// The time within which 99 % of the guest's writes are answered, in milliseconds, and the longest.
+/// The time within which 99 % of the guest's writes are answered, in milliseconds.
 fn guest_p99(vm: &VmDisk) -> f64 {
     let job = Job::on(&vm.socket, &vm.export).with("rw=randwrite").with("bs=4k").with("iodepth=2").with("fsync=8");
     let job = job.with(&format!("rate_iops={GUEST_IOPS}")).with("time_based").with("output-format=json");
